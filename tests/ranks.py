@@ -1,0 +1,77 @@
+"""Run a function on real ranks: processes with a gloo group, forked from a server that has the imports."""
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["tests.conftest", "torch.distributed", "transformers", "deepspeed"])
+
+
+def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, timeout: float = 240) -> list[Any]:
+    """Call ``function(*arguments)`` on every rank and return the results in the order of ranks.
+
+    ``function`` lives at the top level of a module and finds RANK, WORLD_SIZE, LOCAL_RANK,
+    MASTER_ADDR and MASTER_PORT set, as a launcher sets them; no process group is up yet.
+    Raises RuntimeError with the rank's traceback when one fails.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pipes, processes = [], []
+    for rank in range(world_size):
+        receiver, sender = _context.Pipe(duplex=False)
+        process = _context.Process(target=_rank, args=(rank, world_size, port, sender, function, arguments))
+        process.start()
+        sender.close()
+        pipes.append(receiver)
+        processes.append(process)
+    try:
+        return [_result(rank, pipe, timeout) for rank, pipe in enumerate(pipes)]
+    finally:
+        for process in processes:
+            process.join(10)
+            process.kill()
+
+
+def _result(rank: int, pipe: Connection, timeout: float) -> Any:
+    if not pipe.poll(timeout):
+        raise RuntimeError(f"rank {rank} said nothing for {timeout} s")
+    try:
+        succeeded, value = pipe.recv()
+    except EOFError:
+        raise RuntimeError(f"rank {rank} died") from None
+    if not succeeded:
+        raise RuntimeError(f"rank {rank}:\n{value}")
+    return value
+
+
+def _rank(
+    rank: int,
+    world_size: int,
+    port: int,
+    sender: Connection,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    import torch.distributed as dist
+
+    try:
+        sender.send((True, function(*arguments)))
+    except BaseException:
+        sender.send((False, traceback.format_exc()))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
