@@ -1,0 +1,63 @@
+"""``manifest.json`` of a training checkpoint: the size and the xxh3-128 hash of every file.
+
+It is written last, so a checkpoint folder without one was never finished.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import xxhash
+
+from clpds.errors import UserError
+from clpds.output import write_text
+
+FILE = "manifest.json"
+CHUNK = 16 * 2**20  # bytes read at once
+
+
+def hash_files(paths: Iterable[Path]) -> dict[str, tuple[int, str]]:
+    """File name to (size in bytes, xxh3-128 in hex); a rank calls it for the files that it wrote."""
+    return {path.name: (path.stat().st_size, _hash(path)) for path in paths}
+
+
+def write_manifest(folder: Path, hashes: Mapping[str, tuple[int, str]]) -> None:
+    """Write ``manifest.json`` atomically: the whole folder's files, from all ranks' ``hash_files``."""
+    files = {name: {"size": size, "xxh3": digest} for name, (size, digest) in sorted(hashes.items())}
+    write_text(folder / FILE, json.dumps({"files": files}, indent=2) + "\n")
+
+
+def check_manifest(folder: Path, *, deep: bool) -> list[str]:
+    """What is wrong with the files that the manifest names, a phrase each; empty when all is well.
+
+    Compares sizes, and with ``deep`` hashes too (every byte is read). Raises UserError where there
+    is no manifest or it cannot be read.
+    """
+    path = folder / FILE
+    try:
+        files = {
+            name: (int(file["size"]), str(file["xxh3"]))
+            for name, file in json.loads(path.read_text(encoding="utf-8"))["files"].items()
+        }
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no {FILE}: it was never completely written") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no valid manifest ({type(error).__name__}: {error})") from error
+    problems = []
+    for name, (size, digest) in files.items():
+        file = folder / name
+        if not file.is_file():
+            problems.append(f"{name} is missing")
+        elif (found := file.stat().st_size) != size:
+            problems.append(f"{name} has {found} bytes instead of {size}")
+        elif deep and _hash(file) != digest:
+            problems.append(f"{name} is not what was written (its hash differs)")
+    return problems
+
+
+def _hash(path: Path) -> str:
+    state = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            state.update(chunk)
+    return state.hexdigest()
