@@ -1,0 +1,76 @@
+"""Open a tokenizer, count the embedding rows it needs, and tell whether two are the same."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from clpds.errors import UserError
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``folder`` (a tokenizer's or a model's), backed by the library tokenizers.
+
+    Raises UserError where there is none, it cannot be read, or transformers cannot convert it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist; expected a folder with tokenizer files")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the library tokenizers raises Exception itself
+        raise UserError(f"{folder} has no tokenizer that transformers opens: {' '.join(str(error).split())}") from error
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{folder} holds a {type(tokenizer).__name__}, which transformers cannot convert to a fast tokenizer; "
+            "save it with a tokenizer.json"
+        )
+    return tokenizer
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Spelling to id of every token, added ones included, by ascending id."""
+    vocabulary: dict[str, int] = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)
+    return dict(sorted(vocabulary.items(), key=lambda item: item[1]))
+
+
+def rows_needed(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Rows an embedding needs: the largest id + 1, which is more than the tokens where ids have holes."""
+    return max(token_ids(tokenizer).values()) + 1
+
+
+def backend(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The pipeline as ``tokenizer.json`` describes it, without padding and truncation, which calls change."""
+    pipeline: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {key: value for key, value in pipeline.items() if key not in ("padding", "truncation", "version")}
+
+
+def require_same(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase, name_a: str, name_b: str) -> None:
+    """Raise UserError that says in what the two differ, unless they give every text the same ids."""
+    differences = _vocabulary_differences(token_ids(a), token_ids(b), name_a, name_b)
+    differences = differences or _pipeline_differences(backend(a), backend(b))
+    if differences:
+        raise UserError(f"{name_a} and {name_b} have different tokenizers: {'; '.join(differences)}")
+
+
+def _vocabulary_differences(a: dict[str, int], b: dict[str, int], name_a: str, name_b: str) -> list[str]:
+    moved = [token for token in a if token in b and a[token] != b[token]]
+    differences = []
+    if moved:
+        first = moved[0]
+        differences.append(f"{_tokens(len(moved))} other ids, first {first!r}: {a[first]} and {b[first]}")
+    for name, ours, theirs in ((name_a, a, b), (name_b, b, a)):
+        if alone := [token for token in ours if token not in theirs]:
+            differences.append(f"{_tokens(len(alone))} no partner in the other, only {name} knows {alone[0]!r}")
+    return differences
+
+
+def _pipeline_differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    model_a, model_b = a.pop("model"), b.pop("model")
+    parts = [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
+    parts += [f"model.{key}" for key in sorted(model_a.keys() | model_b.keys()) if model_a.get(key) != model_b.get(key)]
+    return [f"same ids, but another {', '.join(parts)} in tokenizer.json"] if parts else []
+
+
+def _tokens(count: int) -> str:
+    return f"{count:,} token has" if count == 1 else f"{count:,} tokens have"
