@@ -1,0 +1,1 @@
+"""What transformers lacks: packed documents that do not see each other."""
