@@ -19,7 +19,8 @@ from clpds.errors import UserError
 class Anatomy:
     """Names and shapes that ``state_dict`` of the model class has, and the roles of the vocabulary's."""
 
-    model_class: type[PreTrainedModel]
+    model: PreTrainedModel
+    """The model on the meta device: it knows its names and has no weights."""
     shapes: dict[str, tuple[int, ...]]
     """Every tensor once: tied names are left out, they are in ``tied``."""
     parameters: frozenset[str]
@@ -31,10 +32,10 @@ class Anatomy:
     """The head's own matrix, or None where it is tied to the input embedding."""
     vocabulary: tuple[str, ...]
     """All of ``shapes`` whose first dimension is the vocabulary: both matrices and the head's biases."""
-    prefix: str
-    """Name of the base model inside (``transformer``, ``model``, ``bert``); old files leave it out."""
-    ignorable: frozenset[str]
-    """Endings of names that old files hold and the class no longer has (masks, frequencies)."""
+
+    @property
+    def model_class(self) -> type[PreTrainedModel]:
+        return type(self.model)
 
 
 def anatomy(config: PretrainedConfig) -> Anatomy:
@@ -49,33 +50,21 @@ def anatomy(config: PretrainedConfig) -> Anatomy:
     text.vocab_size += 1
     wider_shapes = {name: tuple(tensor.shape) for name, tensor in meta_model(wider).state_dict().items()}
 
-    first: dict[int, str] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    parameters = set()
-    tied: dict[str, str] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        held = first.setdefault(id(tensor), name)
-        if held != name:
-            tied[name] = held
-            continue
-        shapes[name] = tuple(tensor.shape)
-        if isinstance(tensor, nn.Parameter):
-            parameters.add(name)
-    vocabulary = tuple(name for name, shape in shapes.items() if wider_shapes[name] != shape)
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    names = {id(tensor): name for name, tensor in reversed(model.state_dict(keep_vars=True).items())}
-    input_embedding = names[id(embedding.weight)]
+    state = model.state_dict(keep_vars=True)
+    tied = {alias: name for alias, name in model.all_tied_weights_keys.items() if alias in state}
+    held = {name: tensor for name, tensor in state.items() if name not in tied}
+    names = {id(tensor): name for name, tensor in held.items()}
+    input_embedding = names[id(model.get_input_embeddings().weight)]
+    head = model.get_output_embeddings()
     output_embedding = names[id(head.weight)] if head is not None else None
     return Anatomy(
-        model_class=type(model),
-        shapes=shapes,
-        parameters=frozenset(parameters),
+        model=model,
+        shapes={name: tuple(tensor.shape) for name, tensor in held.items()},
+        parameters=frozenset(name for name, tensor in held.items() if isinstance(tensor, nn.Parameter)),
         tied=tied,
         input_embedding=input_embedding,
         output_embedding=None if output_embedding == input_embedding else output_embedding,
-        vocabulary=vocabulary,
-        prefix=model.base_model_prefix,
-        ignorable=frozenset({"inv_freq", "position_ids", *(model._keys_to_ignore_on_load_unexpected or ())}),
+        vocabulary=tuple(name for name, tensor in held.items() if wider_shapes[name] != tuple(tensor.shape)),
     )
 
 

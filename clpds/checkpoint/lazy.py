@@ -34,7 +34,7 @@ class LazyTensor:
 
     def flat(self, start: int, stop: int) -> Tensor:
         """Elements ``start:stop`` of the row-major flat tensor (1-D), reading only the rows they lie in."""
-        if self.rows is None or not self.shape or start >= stop:
+        if self.rows is None or not self.shape or not self.numel:
             return self.load().reshape(-1)[start:stop]
         width = self.numel // self.shape[0]
         first, last = start // width, -(-stop // width)
@@ -91,23 +91,21 @@ class Checkpoint:
     ) -> "Checkpoint":
         """A new checkpoint that differs in the tensors and files named; nothing is read.
 
+        ``dropped`` and ``renamed`` speak of the names here, ``replaced`` and ``added`` of the new ones.
         Raises KeyError for a name to replace, drop or rename that is not there, or to add that is.
         """
-        tensors = dict(self.tensors)
-        for name in dropped:
-            del tensors[name]
-        for old, new in (renamed or {}).items():
-            if new in tensors:
-                raise KeyError(f"cannot rename {old} to {new}: it exists")
-            tensors[new] = tensors.pop(old)
-        for name, tensor in (replaced or {}).items():
-            if name not in tensors:
-                raise KeyError(f"cannot replace {name}: no such tensor")
-            tensors[name] = tensor
-        for name, tensor in (added or {}).items():
-            if name in tensors:
-                raise KeyError(f"cannot add {name}: it exists")
-            tensors[name] = tensor
+        renamed, replaced, added = renamed or {}, replaced or {}, added or {}
+        if unknown := [name for name in (*dropped, *renamed) if name not in self.tensors]:
+            raise KeyError(f"no tensor {unknown[0]} to drop or rename")
+        kept = [(renamed.get(name, name), tensor) for name, tensor in self.tensors.items() if name not in dropped]
+        tensors = dict(kept)
+        if len(tensors) < len(kept):
+            raise KeyError(f"two tensors would have one name: {', '.join(renamed.values())}")
+        if unknown := [name for name in replaced if name not in tensors]:
+            raise KeyError(f"no tensor {unknown[0]} to replace")
+        if clash := [name for name in added if name in tensors]:
+            raise KeyError(f"cannot add {clash[0]}: it exists")
+        tensors |= {**replaced, **added}
         return replace(
             self,
             tensors=tensors,

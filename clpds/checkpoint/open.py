@@ -4,7 +4,8 @@ import json
 import pickle
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,27 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GgufConfig,
+    PretrainedConfig,
+)
 
 from clpds.checkpoint.anatomy import Anatomy, anatomy
 from clpds.checkpoint.lazy import Checkpoint, LazyTensor
+from clpds.checkpoint.names import fit, some
 from clpds.errors import UserError
+from clpds.progress import progress
 
+# In the order in which safetensors lays them out in a file, widest alignment first.
 SAFETENSORS_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "I64": torch.int64, "F64": torch.float64,
+    "F32": torch.float32, "I32": torch.int32,
+    "BF16": torch.bfloat16, "F16": torch.float16, "I16": torch.int16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I8": torch.int8, "U8": torch.uint8,
     "BOOL": torch.bool,
 }  # fmt: skip
 TOKENIZER_FILES = (
@@ -41,22 +53,18 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     folder = Path(path)
     if folder.suffix == ".gguf":
         return _open_gguf(folder)
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; expected a Hugging Face model folder, a .gguf file or a hub id")
     if not folder.is_dir():
         folder = _download(str(path))
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} has no config.json; expected a Hugging Face model folder")
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{folder / 'config.json'} cannot be read: {_one_line(error)}") from error
-    tensors = _fit(_read_headers(folder), anatomy(config), folder)
-    generation = folder / "generation_config.json"
+    config, wanted = _read_config(folder)
+    tensors = fit(_read_headers(folder), wanted, folder)
     return Checkpoint(
         tensors=tensors,
         config=config,
-        generation_config=GenerationConfig.from_pretrained(folder) if generation.is_file() else None,
+        generation_config=_read_generation_config(folder),
         tokenizer_folder=folder if has_tokenizer(folder) else None,
-        path=Path(path),
+        path=folder,
     )
 
 
@@ -71,13 +79,36 @@ def _download(name: str) -> Path:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise UserError(f"{name} does not exist")
     try:
-        patterns = ["*.json", "*.safetensors", *TOKENIZER_FILES]
+        patterns = ["*.json", "model*.safetensors", *TOKENIZER_FILES]
         folder = Path(snapshot_download(name, allow_patterns=patterns))
-        if not any(folder.glob("*.safetensors")):
+        if not any(folder.glob("model*.safetensors")):
             folder = Path(snapshot_download(name, allow_patterns=[*patterns, "pytorch_model*.bin"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(f"{name} is no folder here, and the hub does not give it: {_one_line(error)}") from error
     return folder
+
+
+def _read_config(folder: Path) -> tuple[PretrainedConfig, Anatomy]:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UserError(f"{folder} has no config.json; expected a Hugging Face model folder")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return config, anatomy(config)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    except Exception as error:  # whatever a model class makes of values that do not fit together
+        raise UserError(f"{file} describes no model that transformers can build: {_one_line(error)}") from error
+
+
+def _read_generation_config(folder: Path) -> GenerationConfig | None:
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return None
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(f"{file} cannot be read ({_one_line(error)}); mend or remove it") from error
 
 
 def _read_headers(folder: Path) -> dict[str, LazyTensor]:
@@ -87,27 +118,26 @@ def _read_headers(folder: Path) -> dict[str, LazyTensor]:
         ("pytorch_model.bin", _read_bin),
     )
     for name, read in readers:
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            tensors: dict[str, LazyTensor] = {}
-            weight_map = _weight_map(index)
-            for file in sorted(set(weight_map.values())):
-                tensors.update(read(folder / file))
-            lost = sorted(weight_map.keys() - tensors.keys())
-            if lost:
-                raise UserError(f"{index} lists {_some(lost)}, but the shards do not hold it")
-            return tensors
         if (folder / name).is_file():
             return read(folder / name)
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            weight_map = _weight_map(index)
+            shards = {file: read(folder / file) for file in sorted(set(weight_map.values()))}
+            lost = [f"{name} in {file}" for name, file in weight_map.items() if name not in shards[file]]
+            if lost:
+                raise UserError(f"{index} lists {some(lost)}, which is not there; download the model again")
+            return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
     raise UserError(f"{folder} has no weights (model.safetensors or pytorch_model.bin, or their index)")
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
+        files = sorted({str(file) for file in weight_map.values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is no valid index ({_one_line(error)}); download it again") from error
-    for file in sorted(set(weight_map.values())):
+    for file in files:
         if Path(file).name != file:
             raise UserError(f"{index} names {file!r}, which lies outside its folder; do not trust this model")
         if not (index.parent / file).is_file():
@@ -143,10 +173,20 @@ def _read_safetensors(file: Path) -> dict[str, LazyTensor]:
 
 def _read_bin(file: Path) -> dict[str, LazyTensor]:
     try:
-        state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, OSError, EOFError, ValueError) as error:
-        raise UserError(f"{file} cannot be opened safely: {_one_line(error)[:200]}") from error
-    return {name: LazyTensor.of(tensor, str(file)) for name, tensor in state.items() if isinstance(tensor, Tensor)}
+        # Files from before torch 1.6 are no zip archives and cannot be mapped.
+        state = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
+        tensors = {name: value.detach() for name, value in state.items() if isinstance(value, Tensor)}
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{file} is damaged or holds more than tensors, and code from files is not run") from error
+    except (RuntimeError, OSError, EOFError, ValueError, AttributeError) as error:
+        raise UserError(f"{file} is truncated or damaged ({_one_line(error)}); download it again") from error
+    # Tied tensors are one storage under two names: one LazyTensor says that they are equal.
+    lazy = {_place(tensor): LazyTensor.of(tensor, str(file)) for tensor in tensors.values()}
+    return {name: lazy[_place(tensor)] for name, tensor in tensors.items()}
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
 def _open_gguf(file: Path) -> Checkpoint:
@@ -154,19 +194,27 @@ def _open_gguf(file: Path) -> Checkpoint:
     if not file.is_file():
         raise UserError(f"{file} does not exist")
     try:
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except (ValueError, OSError, KeyError) as error:
+        with progress(f"reading {file.name}", 2) as advance:
+            model = AutoModelForCausalLM.from_pretrained(
+                file.parent,
+                gguf_file=file.name,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+            )
+            advance(1)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            advance(1)
+    except Exception as error:  # the readers check little, so damage shows as any error
         raise UserError(f"{file}: transformers cannot read this GGUF file: {_one_line(error)}") from error
     config = model.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # it says "gguf", and the tensors no longer are
-    config.dtype = torch.float32
     folder = tempfile.TemporaryDirectory(prefix="clpds-gguf-")
     tokenizer.save_pretrained(folder.name)
     tensors = {name: LazyTensor.of(tensor, str(file)) for name, tensor in model.state_dict().items()}
+    wanted = anatomy(config)
     return Checkpoint(
-        tensors=_fit(tensors, anatomy(config), file),
+        tensors=fit({name: tensor for name, tensor in tensors.items() if name not in wanted.tied}, wanted, file),
         config=config,
         generation_config=model.generation_config,
         tokenizer_folder=Path(folder.name),
@@ -175,46 +223,6 @@ def _open_gguf(file: Path) -> Checkpoint:
     )
 
 
-def _fit(found: dict[str, LazyTensor], wanted: Anatomy, where: Path) -> dict[str, LazyTensor]:
-    """The tensors in the model class's names and order, or a UserError that lists what does not fit."""
-    tensors = {_modern(name, wanted): tensor for name, tensor in found.items()}
-    for alias, name in wanted.tied.items():
-        held = tensors.pop(alias, None)
-        if held is not None:
-            tensors.setdefault(name, held)
-    missing = [name for name in wanted.shapes if name not in tensors]
-    unexpected = [
-        name
-        for name in tensors
-        if name not in wanted.shapes and not any(re.search(ending, name) for ending in wanted.ignorable)
-    ]
-    misshapen = [
-        f"{name} {tensors[name].shape} instead of {shape}"
-        for name, shape in wanted.shapes.items()
-        if name in tensors and tensors[name].shape != shape
-    ]
-    for problem, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen)):
-        if names:
-            raise UserError(f"{where}: {problem} for {wanted.model_class.__name__}: {_some(names)}")
-    return {name: tensors[name] for name in wanted.shapes}
-
-
-def _modern(name: str, wanted: Anatomy) -> str:
-    """The class's own spelling of a name from an older or headless file."""
-    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
-    if name in wanted.shapes or name in wanted.tied:
-        return name
-    longer, shorter = f"{wanted.prefix}.{name}", name.removeprefix(f"{wanted.prefix}.")
-    if longer in wanted.shapes or longer in wanted.tied:
-        return longer
-    return shorter if shorter in wanted.shapes else name
-
-
-def _some(names: Iterable[str], limit: int = 5) -> str:
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _one_line(error: BaseException, limit: int = 300) -> str:
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if len(line) <= limit else line[:limit] + "..."

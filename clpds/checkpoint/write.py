@@ -4,14 +4,17 @@ import copy
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import split_state_dict_into_shards_factory
 
 from clpds import provenance
-from clpds.checkpoint.anatomy import anatomy
+from clpds.checkpoint.anatomy import Anatomy, anatomy
 from clpds.checkpoint.lazy import Checkpoint, LazyTensor
+from clpds.checkpoint.names import file_names, some
 from clpds.checkpoint.open import SAFETENSORS_DTYPES, TOKENIZER_FILES
 from clpds.errors import UserError
 from clpds.output import new_folder
@@ -19,6 +22,7 @@ from clpds.progress import progress
 from clpds.recipe import Step
 
 DTYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
+LAYOUT = {dtype: place for place, dtype in enumerate(SAFETENSORS_DTYPES.values())}
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 CHUNK = 64 * 2**20  # bytes looked at and written at once
 
@@ -41,30 +45,39 @@ def write_checkpoint(
     provenance.json. Raises UserError, leaving nothing behind, for a NaN or infinity (naming the
     tensor and where it came from), an existing ``out`` or a disk too small.
     """
-    if dtype is not None:
-        checkpoint = checkpoint.derive(replaced={name: t.to(dtype) for name, t in checkpoint.tensors.items()})
-    shards = _plan(checkpoint.tensors, parse_size(max_shard_size))
     config = copy.deepcopy(checkpoint.config)
-    config.architectures = [anatomy(config).model_class.__name__]
-    config.dtype = _main_dtype(checkpoint.tensors)
-    with new_folder(out, overwrite=overwrite, need=checkpoint.nbytes) as folder:
-        with progress(f"writing {out} (MB)", checkpoint.nbytes // 10**6) as advance:
-            for file, names in shards.items():
-                shard = {name: checkpoint.tensors[name] for name in names}
-                for written in _write_safetensors(folder / file, shard):
-                    advance(written / 10**6)
-        if len(shards) > 1:
-            index: dict[str, Any] = {
-                "metadata": {"total_size": checkpoint.nbytes},
-                "weight_map": {name: file for file, names in shards.items() for name in names},
-            }
-            index["weight_map"] = dict(sorted(index["weight_map"].items()))
-            (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    wanted = anatomy(config)
+    _require_whole(checkpoint.tensors, wanted)
+    tensors = {name: checkpoint.tensors[name] for name in wanted.shapes}
+    if dtype is not None:
+        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    config.architectures = [wanted.model_class.__name__]
+    config.dtype = _main_dtype(tensors)
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    tensors = file_names(tensors, wanted)
+    shards = split_state_dict_into_shards_factory(
+        tensors,
+        get_storage_size=lambda tensor: tensor.nbytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=parse_size(max_shard_size),
+    )
+    with new_folder(out, overwrite=overwrite, need=size) as folder:
         config.save_pretrained(folder)
         if checkpoint.generation_config is not None:
-            checkpoint.generation_config.save_pretrained(folder)
+            checkpoint.generation_config.to_json_file(folder / "generation_config.json")
         copy_tokenizer(checkpoint.tokenizer_folder, folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
+        if shards.is_sharded:
+            parameters = sum(prod(wanted.shapes[name]) for name in wanted.parameters)
+            index = {
+                "metadata": {"total_parameters": parameters, **shards.metadata},
+                "weight_map": shards.tensor_to_filename,
+            }
+            (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        with progress(f"writing {out} (MB)", size // 10**6) as advance:
+            for file, names in shards.filename_to_tensors.items():
+                for written in _write_safetensors(folder / file, {name: tensors[name] for name in names}):
+                    advance(written / 10**6)
         provenance.record(folder, step, inputs, **facts)
 
 
@@ -87,25 +100,17 @@ def parse_size(text: str) -> int:
     return int(float(number) * UNITS[unit])
 
 
-def _plan(tensors: Mapping[str, LazyTensor], limit: int) -> dict[str, list[str]]:
-    """File name to tensor names, filled in the model's order; a tensor over the limit gets its own file."""
-    groups: list[list[str]] = [[]]
-    size = 0
-    for name, tensor in tensors.items():
-        if groups[-1] and size + tensor.nbytes > limit:
-            groups.append([])
-            size = 0
-        groups[-1].append(name)
-        size += tensor.nbytes
-    if len(groups) == 1:
-        return {"model.safetensors": groups[0]}
-    return {f"model-{i:05d}-of-{len(groups):05d}.safetensors": names for i, names in enumerate(groups, 1)}
+def _require_whole(tensors: Mapping[str, LazyTensor], wanted: Anatomy) -> None:
+    """What is written can be opened again; ValueError where a method made something else."""
+    made = {name: tensor.shape for name, tensor in tensors.items()}
+    if made != wanted.shapes:
+        wrong = sorted({name for name, _ in made.items() ^ wanted.shapes.items()})
+        raise ValueError(f"these tensors do not fit {wanted.model_class.__name__} and its config: {some(wrong)}")
 
 
 def _write_safetensors(file: Path, tensors: Mapping[str, LazyTensor]) -> Iterator[int]:
     """Write one file, yielding the bytes of each chunk written; byte for byte what ``save_file`` gives."""
-    # The reference implementation orders by alignment, widest first, then by name.
-    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    names = sorted(tensors, key=lambda name: (LAYOUT[tensors[name].dtype], name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name in names:
@@ -132,7 +137,8 @@ def finite_chunks(name: str, lazy: LazyTensor) -> Iterator[torch.Tensor]:
     tensor = lazy.load().reshape(-1).contiguous()
     for chunk in torch.split(tensor, max(1, CHUNK // lazy.dtype.itemsize)):
         if lazy.dtype.is_floating_point and lazy.dtype.itemsize > 1 and not bool(chunk.isfinite().all()):
-            raise UserError(f"tensor {name} of {lazy.origin or 'the model'} holds NaN or infinity")
+            kind = str(lazy.dtype).removeprefix("torch.")
+            raise UserError(f"tensor {name} of {lazy.origin or 'the model'} holds NaN or infinity as {kind}")
         yield chunk
 
 
