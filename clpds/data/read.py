@@ -48,7 +48,7 @@ def read_documents(
     key or is not valid UTF-8, and for inputs that hold no text at all.
     """
     for path in inputs:
-        _check(path)
+        check_input(path)
     folder = cache
     if folder is None:
         parent = Path(datasets.config.HF_DATASETS_CACHE)
@@ -81,6 +81,19 @@ def stream_documents(inputs: Sequence[Path], *, text_key: str = "text", sample_b
         raise UserError(f"no text in {', '.join(map(str, inputs))}")
 
 
+def check_input(path: Path) -> None:
+    """Raise UserError unless ``path`` is there and of a kind that can be read."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    if path.is_file() and _kind(path) not in (".txt", ".jsonl", ".json", ".parquet"):
+        raise UserError(f"{path}: unknown ending; expected {ENDINGS}")
+    if path.is_dir() and (path / "dataset_dict.json").is_file():
+        splits = ", ".join(sorted(child.name for child in path.iterdir() if child.is_dir()))
+        raise UserError(f"{path} holds the splits {splits}; name one of them, such as {path}/train")
+    if path.is_dir() and not (path / "state.json").is_file():
+        raise UserError(f"{path} was not saved by `datasets`; name the files in it instead")
+
+
 def input_bytes(inputs: Iterable[Path]) -> int:
     """Bytes of UTF-8 text to be expected: the size of the files, of compressed ones four times that."""
     return sum(
@@ -93,18 +106,6 @@ def input_bytes(inputs: Iterable[Path]) -> int:
 def input_files(path: Path) -> list[Path]:
     """The files that an input consists of: itself, or all those of a folder, in order."""
     return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-
-
-def _check(path: Path) -> None:
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
-    if path.is_file() and _kind(path) not in (".txt", ".jsonl", ".json", ".parquet"):
-        raise UserError(f"{path}: unknown ending; expected {ENDINGS}")
-    if path.is_dir() and (path / "dataset_dict.json").is_file():
-        splits = ", ".join(sorted(child.name for child in path.iterdir() if child.is_dir()))
-        raise UserError(f"{path} holds the splits {splits}; name one of them, such as {path}/train")
-    if path.is_dir() and not (path / "state.json").is_file():
-        raise UserError(f"{path} was not saved by `datasets`; name the files in it instead")
 
 
 def _kind(path: Path) -> str:

@@ -1,0 +1,103 @@
+"""Read blocks that `clpds data` wrote: memory-mapped, a batch at a time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+
+from clpds import provenance
+from clpds.errors import UserError
+
+FORMAT = 1  # of a data folder; another number in its provenance.json is refused
+IGNORED = -100  # label of what is not predicted
+
+
+class Batch(NamedTuple):
+    """Blocks as a model takes them, each an int64 tensor (B, N)."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    """Restart at 0 at each document, and so say who may see whom."""
+    labels: Tensor
+    """``input_ids`` with -100 where nothing of the same document stands before, and at padding."""
+
+
+class Blocks:
+    """One split of a data folder. ``len()`` is the number of blocks."""
+
+    def __init__(self, folder: Path, dataset: datasets.Dataset) -> None:
+        self.folder = folder
+        self.tokenizer_folder = folder / "tokenizer"
+        self.sequence_length: int = dataset.features["input_ids"].length
+        self.fingerprint: str = dataset._fingerprint
+        """Changes when the data does; equal for equal data."""
+        self._dataset = dataset  # keeps the files mapped
+        batches = dataset.data.to_batches()
+        self._first = np.cumsum([0, *(len(batch) for batch in batches)])
+        self._ids = [batch["input_ids"].flatten().to_numpy().reshape(-1, self.sequence_length) for batch in batches]
+        self._ends = [(batch["ends"].offsets.to_numpy(), batch["ends"].values.to_numpy()) for batch in batches]
+        self._bytes = [batch["predicted_bytes"].to_numpy() for batch in batches]
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def batch(self, indices: Sequence[int], *, isolate: bool = True) -> Batch:
+        """The blocks ``indices``, in that order.
+
+        Without ``isolate`` a block is one text: positions run through, and only its first token
+        and the padding have no label.
+        """
+        ids = np.empty((len(indices), self.sequence_length), np.int64)
+        positions = np.empty_like(ids)
+        labels = np.empty_like(ids)
+        places = np.arange(self.sequence_length)
+        for row, index in enumerate(indices):
+            batch, offset = self._locate(index)
+            offsets, values = self._ends[batch]
+            ends = values[offsets[offset] : offsets[offset + 1]]
+            starts = _starts(ends, self.sequence_length) if isolate else np.zeros(1, np.int64)
+            ids[row] = self._ids[batch][offset]
+            positions[row] = places - np.repeat(starts, np.diff(starts, append=self.sequence_length))
+            labels[row] = ids[row]
+            labels[row, starts] = IGNORED
+            labels[row, ends[-1] :] = IGNORED
+        return Batch(*(torch.from_numpy(array) for array in (ids, positions, labels)))
+
+    def predicted_bytes(self, indices: Sequence[int]) -> int:
+        """Bytes of UTF-8 text that the labelled tokens of these blocks stand for, documents isolated."""
+        return sum(int(self._bytes[batch][offset]) for batch, offset in map(self._locate, indices))
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """Record batch, and row in it."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"block {index} of {len(self)}")
+        batch = int(np.searchsorted(self._first, index, side="right")) - 1
+        return batch, index - int(self._first[batch])
+
+
+def _starts(ends: np.ndarray, length: int) -> np.ndarray:
+    """Where documents, and the padding as if it were one, begin in a block, ascending from 0."""
+    starts = np.concatenate(([0], ends))
+    return starts[starts < length]
+
+
+def open_blocks(folder: Path, split: str) -> Blocks:
+    """Open the split ``train`` or ``validation`` of a folder that `clpds data` wrote; nothing is read yet.
+
+    Raises UserError where the folder is something else, was written in another format, or lacks the split.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist; write it with `clpds data`")
+    document = provenance.read(folder) or {}
+    if document.get("verb") != "data":
+        raise UserError(f"{folder} is no data folder; write one with `clpds data`")
+    if document.get("format") != FORMAT:
+        raise UserError(f"{folder} has format {document.get('format')}, this clpds reads {FORMAT}; write it again")
+    if not (folder / split).is_dir():
+        there = ", ".join(name for name in ("train", "validation") if (folder / name).is_dir())
+        raise UserError(f"{folder} has no split '{split}', only {there}; see --validation-fraction of `clpds data`")
+    return Blocks(folder, datasets.load_from_disk(str(folder / split)))

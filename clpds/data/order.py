@@ -1,0 +1,89 @@
+"""The order of samples in a mixture of corpora: a pure function of (seed, number of the sample)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from clpds.data.blocks import Batch, Blocks
+from clpds.errors import UserError
+from clpds.vocabulary.tokenizer import load_tokenizer, require_same
+
+PERIOD = 10_000  # slots that the weights are rounded to
+EPOCH, MIX = 1, 2  # what a random stream is for
+
+
+class Mixture:
+    """Blocks of several corpora by weight; each corpus is read once through before any block comes again.
+
+    Sample ``index`` is the same whatever the world size, the micro batch or the step it is asked at.
+    Weights are rounded to whole slots of a period (at most 10,000); every period holds each corpus
+    exactly as often as its slots say, in an order of its own. Each epoch of a corpus is a
+    permutation keyed by (seed, corpus, epoch).
+    """
+
+    def __init__(self, corpora: Sequence[Blocks], weights: Sequence[float], seed: int) -> None:
+        for corpus, weight in zip(corpora, weights, strict=True):
+            if not 0 < weight < float("inf"):
+                raise UserError(f"weight {weight} of {corpus.folder} is not above 0; leave the corpus out instead")
+            _require_equal(corpora[0], corpus)
+        self.corpora = tuple(corpora)
+        self.sequence_length = corpora[0].sequence_length
+        self._seed = seed % 2**64
+        self._slots = _slots(weights)
+        self._period = -1
+        self._epochs = [-1] * len(corpora)
+        self._permutations = [np.empty(0, np.int64)] * len(corpora)
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """(corpus, block) of sample ``index``; any index costs the same."""
+        period, slot = divmod(index, int(self._slots.sum()))
+        self._enter(period)
+        corpus = int(self._order[slot])
+        use = period * int(self._slots[corpus]) + int(self._ranks[slot])
+        epoch, place = divmod(use, len(self.corpora[corpus]))
+        return corpus, int(self._permutation(corpus, epoch)[place])
+
+    def batch(self, indices: Sequence[int], *, isolate: bool = True) -> Batch:
+        """The samples ``indices``, in that order."""
+        located = [self.locate(index) for index in indices]
+        rows = [self.corpora[corpus].batch([block], isolate=isolate) for corpus, block in located]
+        return Batch(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
+
+    def _enter(self, period: int) -> None:
+        """Order the slots of this period, and number the uses of each corpus in it."""
+        if period == self._period:
+            return
+        slots = np.repeat(np.arange(len(self._slots)), self._slots)
+        self._order = np.random.default_rng([self._seed, MIX, period]).permutation(slots)
+        self._ranks = np.empty_like(self._order)
+        self._ranks[np.argsort(self._order, kind="stable")] = np.concatenate([np.arange(n) for n in self._slots])
+        self._period = period
+
+    def _permutation(self, corpus: int, epoch: int) -> np.ndarray:
+        if self._epochs[corpus] != epoch:
+            random = np.random.default_rng([self._seed, EPOCH, corpus, epoch])
+            self._permutations[corpus] = random.permutation(len(self.corpora[corpus]))
+            self._epochs[corpus] = epoch
+        return self._permutations[corpus]
+
+
+def _slots(weights: Sequence[float]) -> np.ndarray:
+    """Whole slots proportional to the weights, by largest remainder, at least one each, in lowest terms."""
+    exact = np.asarray(weights, np.float64) / np.sum(weights) * PERIOD
+    slots = np.maximum(np.floor(exact).astype(np.int64), 1)
+    left = max(PERIOD - int(slots.sum()), 0)
+    slots[np.argsort(slots - exact, kind="stable")[:left]] += 1
+    return slots // np.gcd.reduce(slots)
+
+
+def _require_equal(a: Blocks, b: Blocks) -> None:
+    if a.sequence_length != b.sequence_length:
+        raise UserError(
+            f"{a.folder} has blocks of {a.sequence_length} tokens, {b.folder} of {b.sequence_length}; "
+            "a mixture needs one sequence_length"
+        )
+    files = [blocks.tokenizer_folder / "tokenizer.json" for blocks in (a, b)]
+    if files[0].read_bytes() != files[1].read_bytes():
+        tokenizer_a, tokenizer_b = load_tokenizer(a.tokenizer_folder), load_tokenizer(b.tokenizer_folder)
+        require_same(tokenizer_a, tokenizer_b, str(a.folder), str(b.folder))
