@@ -38,26 +38,32 @@ def pieces(tokenizer: PreTrainedTokenizerBase) -> dict[int, Piece]:
     """
     pipeline = backend(tokenizer)
     spell = _spelling(tokenizer, pipeline)
-    added = {token["id"]: token for token in pipeline["added_tokens"]}
+    added = {token["id"] for token in pipeline["added_tokens"]}
     special = special_tokens(tokenizer)
-    fallback = bool(pipeline["model"].get("byte_fallback"))
     found = {}
     for token, id_ in token_ids(tokenizer).items():
-        if fallback and (match := BYTE_TOKEN.fullmatch(token)):  # some files flag these as special
-            found[id_] = Piece("byte", bytes.fromhex(match[1]))
+        if (byte := _fallback_byte(tokenizer, token)) is not None:
+            found[id_] = Piece("byte", byte)
         elif id_ not in special:
             found[id_] = spell(token, id_ in added)
     return found
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """Id to spelling of the tokens that stand for no text, byte-fallback tokens apart."""
+    """Id to spelling of the tokens that stand for no text, by ascending id."""
     flagged = {id_: token.content for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
     named = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-    fallback = bool(backend(tokenizer)["model"].get("byte_fallback"))
-    return {
-        id_: token for id_, token in sorted((flagged | named).items()) if not (fallback and BYTE_TOKEN.fullmatch(token))
-    }
+    special = sorted((flagged | named).items())
+    # Some files flag the byte-fallback tokens as special, which they are not.
+    return {id_: token for id_, token in special if _fallback_byte(tokenizer, token) is None}
+
+
+def _fallback_byte(tokenizer: PreTrainedTokenizerBase, token: str) -> bytes | None:
+    """The byte that ``<0xNN>`` stands for, in models that fall back to bytes."""
+    match = BYTE_TOKEN.fullmatch(token)
+    if match is None or not getattr(tokenizer.backend_tokenizer.model, "byte_fallback", False):
+        return None
+    return bytes.fromhex(match[1])
 
 
 def _spelling(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> Callable[[str, bool], Piece]:

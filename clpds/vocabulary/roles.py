@@ -1,11 +1,15 @@
-"""Special tokens are compared by what they are for, not by how they are spelt.
+"""Special tokens are matched by what they are for, not by how they are spelt.
 
-| role | also accepted | why |
-|---|---|---|
-| eos, sep | each other | GPT and T5 families close a sequence with eos, BERT's with [SEP] |
-| bos, cls | each other | they open it with bos, BERT's with [CLS] |
-| mask, unk | nothing | no other token has been trained to mean this |
-| pad | nothing | its row is never attended to; a copy of another token's would take half of its probability |
+| role | matches |
+|---|---|
+| eos, sep | the same role; else each other: GPT and T5 close a sequence with eos, BERT with [SEP] |
+| bos, cls | the same role; else each other: they open it with bos, BERT with [CLS] |
+| mask | mask |
+| unk, pad | the same role, unless that token has another one as well |
+
+A source that pads with its eos, as is common, has no row for padding: a copy of the eos row would
+share the probability of the document's end, so such a pad is missing. Whatever has no role, or
+found no partner by it, matches the special token of the same spelling.
 """
 
 from transformers import PreTrainedTokenizerBase
@@ -26,21 +30,21 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 def match_special(source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) -> dict[int, int]:
     """Target id to source id of the special tokens that have a partner, by ascending target id.
 
-    First by the same role, then by the role that stands for it, then by the same spelling. Several
-    targets may share a source token.
+    Several targets may share one source token.
     """
     ours, theirs = _roles(target), _roles(source)
+    shared = {role: id_ for role, id_ in theirs.items() if list(theirs.values()).count(id_) > 1}
+    partners = {role: id_ for role, id_ in theirs.items() if not (role in ("unk", "pad") and role in shared)}
     spelled = {spelling: id_ for id_, spelling in special_tokens(source).items()}
     matched = {}
     for id_, spelling in special_tokens(target).items():
         roles = [role for role in ROLES if ours.get(role) == id_]
-        candidates = [
-            *(theirs.get(role) for role in roles),
-            *(theirs.get(STANDS_FOR[role]) for role in roles if role in STANDS_FOR),
-            spelled.get(spelling),
-        ]
-        if (partner := next((candidate for candidate in candidates if candidate is not None), None)) is not None:
-            matched[id_] = partner
+        stand_ins = [STANDS_FOR[role] for role in roles if role in STANDS_FOR]
+        candidates = [partners[role] for role in roles + stand_ins if role in partners]
+        if spelling in spelled:
+            candidates.append(spelled[spelling])
+        if candidates:
+            matched[id_] = candidates[0]
     return matched
 
 

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from clpds.errors import UserError
 
@@ -12,12 +13,20 @@ from clpds.errors import UserError
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of ``folder`` (a tokenizer's or a model's), backed by the library tokenizers.
 
+    Where there is a ``tokenizer.json`` it is taken as it stands: the classes of transformers 5 build
+    some pipelines anew from its vocabulary, for instance Qwen2's whatever the file says.
     Raises UserError where there is none, it cannot be read, or transformers cannot convert it.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist; expected a folder with tokenizer files")
+    file = folder / "tokenizer.json"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if file.is_file() and type(tokenizer) is not PreTrainedTokenizerFast:
+            known = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
+            # Old folders leave their special tokens to the class, which may also name some of its own.
+            roles = {role: token for role, token in tokenizer.special_tokens_map.items() if token in known}
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **roles)
     except Exception as error:  # the library tokenizers raises Exception itself
         raise UserError(f"{folder} has no tokenizer that transformers opens: {' '.join(str(error).split())}") from error
     if not tokenizer.is_fast:
