@@ -1,0 +1,163 @@
+"""`clpds eval`: a model's loss, perplexity and bits per byte on held-out text."""
+
+import hashlib
+import io
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel
+
+from clpds import provenance, recipe
+from clpds.checkpoint import Checkpoint, anatomy, open_checkpoint
+from clpds.data.blocks import Blocks, open_blocks
+from clpds.data.prepare import prepare
+from clpds.errors import UserError
+from clpds.evaluation.perplexity import Score, score
+from clpds.output import write_text
+from clpds.vocabulary.tokenizer import backend, load_tokenizer, require_same, rows_needed, token_ids
+
+LONGEST = 1024  # tokens in a window of raw text, unless told
+
+
+def evaluate(step: recipe.Eval) -> None:
+    """Score ``step.model`` on ``step.data``; a table or JSON on stdout, and JSON to ``step.out``.
+
+    Raises UserError for a model that is not causal or does not fit its tokenizer, data of another
+    tokenizer, and a loss that is not finite.
+    """
+    for name in ("blocks", "micro_batch"):
+        if (value := getattr(step, name)) is not None and value < 1:
+            raise UserError(f"{name} {value} is not at least 1")
+    checkpoint = open_causal(step.model)
+    tokenizer = _tokenizer_folder(checkpoint)
+    with _data(step, checkpoint, tokenizer) as folder:
+        blocks = open_blocks(folder, "validation")
+        _check_length(step, checkpoint, blocks)
+        count = min(len(blocks), step.blocks or len(blocks))
+        result = score(load_model(checkpoint), blocks, count=count, micro_batch=step.micro_batch)
+        numbers = {
+            "model": str(step.model),
+            "data": str(step.data),
+            "loss": result.loss,
+            "perplexity": result.perplexity,
+            "bits_per_byte": result.bits_per_byte,
+            "tokens": result.tokens,
+            "bytes": result.bytes,
+            "blocks": count,
+            "sequence_length": blocks.sequence_length,
+            "tokenizer": (tokenizer_hash := _tokenizer_hash(tokenizer)),
+            "text": _text_hash(folder, [step.blocks, blocks.sequence_length, tokenizer_hash] if step.blocks else []),
+        }
+    text = json.dumps(numbers, indent=2, ensure_ascii=False) + "\n"
+    if step.out is not None:
+        step.out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(step.out, text)
+    if step.json:
+        sys.stdout.write(text)
+    else:
+        _show(step, result, count, blocks)
+
+
+def open_causal(path: Path) -> Checkpoint:
+    """Open a causal model's checkpoint; UserError for a masked one, and for a training run."""
+    if (path / "stage.json").is_file():
+        raise UserError(f"{path} is a training run; make a model of it with `clpds convert {path} OUT`")
+    checkpoint = open_checkpoint(path)
+    model_class = anatomy(checkpoint.config).model_class.__name__
+    if model_class.endswith("ForMaskedLM"):
+        raise UserError(f"{path} is a {model_class}, which fills gaps; `clpds eval` scores causal models only so far")
+    return checkpoint
+
+
+def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
+    """The model with its weights, in the dtype they are stored in, on the GPU if there is one."""
+    state_dict = {name: tensor.load() for name, tensor in checkpoint.tensors.items()}
+    model_class = anatomy(checkpoint.config).model_class
+    model = model_class.from_pretrained(None, config=checkpoint.config, state_dict=state_dict, dtype="auto")
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _tokenizer_folder(checkpoint: Checkpoint) -> Path:
+    """Where the model's tokenizer is; UserError where there is none or it has more tokens than the model rows."""
+    folder = checkpoint.tokenizer_folder
+    if folder is None:
+        raise UserError(f"{checkpoint.path} has no tokenizer; copy its files there")
+    need = rows_needed(load_tokenizer(folder))
+    have = checkpoint.tensors[anatomy(checkpoint.config).input_embedding].shape[0]
+    if need > have:
+        raise UserError(f"{checkpoint.path}: the tokenizer needs {need:,} embedding rows, the model has {have:,}")
+    return folder
+
+
+@contextmanager
+def _data(step: recipe.Eval, checkpoint: Checkpoint, tokenizer: Path) -> Iterator[Path]:
+    """The prepared data folder: the given one, or a temporary one made from raw text."""
+    record = provenance.read(step.data) if step.data.is_dir() else None
+    if record is not None and record.get("verb") == "data":
+        if step.sequence_length is not None:
+            raise UserError(f"{step.data} is packed already; sequence_length is for raw text")
+        packed_with = load_tokenizer(step.data / "tokenizer")
+        require_same(load_tokenizer(tokenizer), packed_with, str(step.model), str(step.data))
+        yield step.data
+        return
+    length = step.sequence_length or min(_positions(checkpoint) or LONGEST, LONGEST)
+    with tempfile.TemporaryDirectory(prefix="clpds-eval-") as folder, redirect_stdout(io.StringIO()):
+        out = Path(folder) / "data"
+        prepare(
+            recipe.Data(
+                input=(step.data,), tokenizer=tokenizer, sequence_length=length, out=out,
+                text_key=step.text_key, validation_fraction=1,
+            )
+        )  # fmt: skip
+        yield out
+
+
+def _positions(checkpoint: Checkpoint) -> int | None:
+    """The most positions the model knows, where its config says so."""
+    return getattr(checkpoint.config.get_text_config(), "max_position_embeddings", None)
+
+
+def _check_length(step: recipe.Eval, checkpoint: Checkpoint, blocks: Blocks) -> None:
+    limit = _positions(checkpoint)
+    if limit is not None and blocks.sequence_length > limit:
+        raise UserError(
+            f"{step.data}: blocks of {blocks.sequence_length} tokens, but {step.model} has {limit} positions"
+        )
+
+
+def _tokenizer_hash(folder: Path) -> str:
+    """Equal for tokenizers that give every text the same ids."""
+    tokenizer = load_tokenizer(folder)
+    return _hash([token_ids(tokenizer), backend(tokenizer)])
+
+
+def _text_hash(folder: Path, limit: list[Any]) -> str:
+    """Equal for the same held-out text, whatever tokenizer it was packed with."""
+    record = provenance.read(folder) or {}
+    inputs = {role: entry.get("sha256", entry.get("files")) for role, entry in record["inputs"].items()}
+    inputs.pop("tokenizer")
+    chosen = [record["parameters"][key] for key in ("text_key", "sample_by", "validation_fraction", "seed")]
+    return _hash([inputs, chosen, limit])
+
+
+def _hash(document: Any) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _show(step: recipe.Eval, result: Score, count: int, blocks: Blocks) -> None:
+    table = Table(box=None, show_header=False, title=f"{step.model} on {step.data}", title_justify="left")
+    table.add_column(style="bold")
+    table.add_row("loss", f"{result.loss:.4f} nats a token")
+    table.add_row("perplexity", f"{result.perplexity:,.2f}")
+    table.add_row("bits per byte", f"{result.bits_per_byte:.4f}")
+    table.add_row("tokens", f"{result.tokens:,} predicted, in {count:,} blocks of {blocks.sequence_length:,}")
+    table.add_row("bytes", f"{result.bytes:,}, {result.bytes / result.tokens:.2f} a token")
+    Console(highlight=False).print(table)

@@ -1,0 +1,83 @@
+"""Loss, perplexity and bits per byte of a causal model on packed blocks."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from clpds.data.blocks import IGNORED, Batch, Blocks
+from clpds.errors import UserError
+from clpds.models.packing import can_isolate, forward_packed, one_document_a_row
+from clpds.progress import progress
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sums over all predicted tokens, and what follows from them."""
+
+    nll: float
+    """Negative log likelihood in nats."""
+    tokens: int
+    bytes: int
+    """UTF-8 bytes of text that the tokens stand for."""
+
+    @property
+    def loss(self) -> float:
+        """Nats a predicted token."""
+        return self.nll / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        return torch.tensor(self.loss, dtype=torch.float64).exp().item()  # inf, not an error, beyond e^709
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nll / math.log(2) / self.bytes
+
+
+@torch.no_grad()
+def score(model: PreTrainedModel, blocks: Blocks, *, count: int, micro_batch: int) -> Score:
+    """Score the first ``count`` blocks; no document sees another, and the result does not depend on ``micro_batch``.
+
+    A model that cannot keep packed documents apart is given each in a row of its own, which is
+    slower and exact. Raises UserError that names the blocks, and the tensor where there is one, if
+    the loss is not finite.
+    """
+    model.eval()
+    isolate = can_isolate(model)
+    nll, tokens = 0.0, 0
+    with progress("evaluating (blocks)", count) as advance:
+        for first in range(0, count, micro_batch):
+            indices = range(first, min(first + micro_batch, count))
+            batch = Batch(*(tensor.to(model.device) for tensor in blocks.batch(indices)))
+            parts = [batch] if isolate else one_document_a_row(batch, batch.input_ids.numel())
+            found = sum(nll_sum(forward_packed(model, part, isolate=isolate), part.labels) for part in parts)
+            if not math.isfinite(found):
+                raise UserError(f"the loss of {_span(indices)} is {found}{_culprit(model)}")
+            nll += found
+            tokens += int((batch.labels != IGNORED).sum())
+            advance(len(indices))
+    return Score(nll, tokens, blocks.predicted_bytes(range(count)))
+
+
+def nll_sum(logits: Tensor, labels: Tensor) -> float:
+    """Nats of all labels: (B, N, V) at position i predict (B, N) at i + 1; softmax in float32, sum in float64."""
+    # A row at a time: a float32 copy of all logits would be the largest tensor of all.
+    return sum(
+        F.cross_entropy(row[:-1].float(), wanted[1:], ignore_index=IGNORED, reduction="none").double().sum().item()
+        for row, wanted in zip(logits, labels, strict=True)
+    )
+
+
+def _span(indices: range) -> str:
+    return f"block {indices[0]}" if len(indices) == 1 else f"blocks {indices[0]} to {indices[-1]}"
+
+
+def _culprit(model: PreTrainedModel) -> str:
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            return f": tensor {name} holds NaN or infinity"
+    return f" though all weights are finite: {model.dtype} overflows; convert the model to another dtype"
