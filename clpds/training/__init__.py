@@ -1,0 +1,1 @@
+"""The ZeRO-3 loop: one stage, (objective, trainable parameters, data, budget), on all ranks."""

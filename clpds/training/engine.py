@@ -1,0 +1,142 @@
+"""The DeepSpeed engine: its JSON completed from the stage, the model sliced over ranks, AdamW."""
+
+import json
+from fnmatch import fnmatchcase
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
+from transformers.integrations.deepspeed import prevent_arange_dtype_change
+
+from clpds.checkpoint import Checkpoint, LazyTensor, anatomy
+from clpds.errors import UserError
+from clpds.recipe import Train
+from clpds.resources import find
+from clpds.training.group import largest
+
+
+def deepspeed_config(stage: Train, world_size: int) -> dict[str, Any]:
+    """The stage's DeepSpeed JSON with the batch sizes and the clipping of the recipe filled in.
+
+    Raises UserError where the file contradicts the recipe, and where the global batch does not
+    divide among the ranks.
+    """
+    file = find("ds_configs", stage.deepspeed)
+    try:
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON: {error}") from error
+    at_once = stage.micro_batch * world_size
+    if stage.global_batch % at_once:
+        raise UserError(
+            f"global_batch {stage.global_batch} is no multiple of micro_batch x ranks = "
+            f"{stage.micro_batch} x {world_size}; change global_batch or micro_batch"
+        )
+    ours = {
+        "train_batch_size": ("global_batch", stage.global_batch),
+        "train_micro_batch_size_per_gpu": ("micro_batch", stage.micro_batch),
+        "gradient_accumulation_steps": ("global_batch / (micro_batch x ranks)", stage.global_batch // at_once),
+        "gradient_clipping": ("optimizer.clip", stage.optimizer.clip),
+    }
+    for key, (name, value) in ours.items():
+        if config.get(key, "auto") not in ("auto", value):
+            raise UserError(f"{file}: {key} is {config[key]}, but {name} of the recipe is {value}; remove the key")
+        config[key] = value
+    for key in ("optimizer", "scheduler"):
+        if key in config:
+            raise UserError(f"{file}: '{key}' is decided by the recipe's section of that name; remove the key")
+    # DeepSpeed prints throughput itself unless told not to; we have our own line.
+    return {"steps_per_print": 2**31, **config}
+
+
+def zero_stage(config: dict[str, Any]) -> int:
+    """0 to 3."""
+    return int(config.get("zero_optimization", {}).get("stage", 0))
+
+
+def build_model(checkpoint: Checkpoint, config: dict[str, Any], device: torch.device) -> PreTrainedModel:
+    """The model class with the checkpoint's weights; under ZeRO-3 each rank reads only its own slice.
+
+    Under ZeRO-3 a parameter's ``ds_tensor`` is elements [r n, (r + 1) n) of the row-major flat
+    tensor, n = ceil(numel / ranks), so that a rank reads 1/N of the bytes and nothing is broadcast.
+    Raises UserError on every rank, naming the tensors, if any value is NaN or infinite.
+    """
+    cls = anatomy(checkpoint.config).model_class
+    sliced = zero_stage(config) == 3
+    with no_init_weights(), prevent_arange_dtype_change():
+        with deepspeed.zero.Init(config_dict_or_path=config, enabled=sliced):
+            model = cls(checkpoint.config)
+        model.tie_weights()
+    parameters = dict(model.named_parameters())
+    bad = torch.zeros(len(checkpoint.tensors), dtype=torch.int32, device=device)
+    for number, (name, lazy) in enumerate(checkpoint.tensors.items()):
+        if sliced and name in parameters:
+            values, goal = _slice(lazy, parameters[name])
+        else:
+            values, goal = lazy.load(), model.get_parameter_or_buffer(name).data
+        bad[number] = not bool(values.isfinite().all())
+        goal.copy_(values)
+    names = [name for name, flag in zip(checkpoint.tensors, largest(bad).tolist(), strict=True) if flag]
+    if names:
+        raise UserError(f"{checkpoint.path}: NaN or infinity in {', '.join(names[:5])}; do not train on this")
+    return model
+
+
+def _slice(lazy: LazyTensor, parameter: nn.Parameter) -> tuple[torch.Tensor, torch.Tensor]:
+    """This rank's elements of a tensor and the part of the partition that they fill (the rest is padding)."""
+    held = parameter.ds_tensor.data  # type: ignore[attr-defined]
+    first = dist.get_rank() * held.numel()
+    values = lazy.flat(min(first, lazy.numel), min(first + held.numel(), lazy.numel))
+    held.zero_()
+    return values, held[: values.numel()]
+
+
+def freeze(model: nn.Module, trainable: tuple[str, ...]) -> None:
+    """Let only parameters train whose name matches a shell pattern; UserError for one that matches none."""
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in trainable:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(f"trainable: no parameter matches '{pattern}'; names look like {names[0]}, {names[-1]}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in trainable))
+
+
+def parameter_groups(model: nn.Module, stage: Train) -> list[dict[str, Any]]:
+    """Matrices with weight decay, vectors (norms, biases) without."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if len(_shape(p)) > 1]
+    vectors = [p for p in trained if len(_shape(p)) <= 1]
+    settings = {"betas": stage.optimizer.betas, "eps": stage.optimizer.eps, "lr": stage.optimizer.lr}
+    groups = [
+        {"params": matrices, "weight_decay": stage.optimizer.weight_decay, **settings},
+        {"params": vectors, "weight_decay": 0.0, **settings},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Elements of all parameters, sliced or not; tied ones once."""
+    return sum(torch.Size(_shape(p)).numel() for p in model.parameters())
+
+
+def build_engine(model: PreTrainedModel, stage: Train, config: dict[str, Any], device: torch.device) -> Any:
+    """Hand model and AdamW to DeepSpeed; returns its engine, in training mode."""
+    if stage.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    groups = parameter_groups(model, stage)
+    offload = config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none")
+    if offload != "none":
+        optimizer = deepspeed.ops.adam.DeepSpeedCPUAdam(groups, adamw_mode=True)
+    else:
+        optimizer = torch.optim.AdamW(groups, fused=device.type == "cuda")
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+    engine.train()
+    return engine
+
+
+def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))

@@ -1,0 +1,36 @@
+"""``clpds train``: what every rank runs, whichever launcher started it."""
+
+import sys
+
+import torch.distributed as dist
+
+from clpds.cli import TrainStep
+from clpds.errors import UserError
+from clpds.recipe import Train, load_recipe
+from clpds.training.group import first_rank, process_group
+from clpds.training.loop import train
+from clpds.training.stopping import stop_flag
+from launcher.rendezvous import export_rank
+
+
+def train_step(options: TrainStep) -> None:
+    """Run the recipe's training stage on this rank; only rank 0 prints."""
+    plain = load_recipe(options.recipe)
+    name, _ = plain.only("train", options.step)
+    stage = load_recipe(options.recipe, options.overrides, default_step=name).steps[name]
+    assert isinstance(stage, Train)
+    export_rank()
+    with stop_flag() as flag, process_group() as device:
+        try:
+            position = train(stage, device, flag)
+        except UserError:
+            if first_rank():
+                raise
+            dist.barrier()
+            sys.exit(2)
+        if first_rank():
+            done = position.step >= stage.steps
+            sys.stderr.write(
+                f"{stage.out}: {'finished' if done else 'stopped'} at step {position.step} of {stage.steps}"
+                + ("\n" if done else "; the same command goes on from here\n")
+            )

@@ -1,0 +1,179 @@
+"""The training loop, top to bottom. Every rank runs it."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from clpds.data.blocks import Batch
+from clpds.errors import UserError
+from clpds.models.packing import can_isolate, forward_packed
+from clpds.objectives.causal import nll_sum
+from clpds.recipe import Train
+from clpds.training import saving
+from clpds.training.engine import build_engine, build_model, deepspeed_config, freeze, parameter_count
+from clpds.training.flops import flops_per_token, peak_flops
+from clpds.training.group import agree, first_rank, total
+from clpds.training.metrics import Metrics, memory_peak
+from clpds.training.saving import Position
+from clpds.training.schedule import learning_rate
+from clpds.training.setup import Inputs, open_inputs, open_model, prepare_run
+from clpds.training.stopping import StopFlag
+from clpds.training.validation import validate
+
+SKIPPED_IN_A_ROW = 10  # steps with a non-finite gradient before the run gives up
+
+
+def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
+    """Run ``stage`` on all ranks from its newest checkpoint to its last step, or until asked to stop.
+
+    Returns the position reached, whose checkpoint is written. Raises UserError on all ranks together.
+    """
+    inputs = agree(lambda: open_inputs(stage))
+    config = agree(lambda: deepspeed_config(stage, dist.get_world_size()))
+    checkpoint = open_model(stage, inputs)
+    prepare_run(stage, checkpoint)
+    resume = agree(lambda: saving.find_checkpoint(stage.out, stage))
+    done = saving.read_trainer(resume) if resume else {"step": 0, "world_size": dist.get_world_size()}
+    if done["step"] >= stage.steps:
+        return Position(done["step"], done["tokens"])
+    if resume and done["world_size"] != dist.get_world_size():
+        resume = saving.universal(resume)
+        config["checkpoint"] = {"load_universal": True}
+
+    model = build_model(checkpoint, config, device)
+    agree(lambda: freeze(model, stage.trainable))
+    parameters = parameter_count(model)
+    engine = build_engine(model, stage, config, device)
+    if stage.isolate_documents and not can_isolate(engine):
+        kind = checkpoint.config.model_type
+        raise UserError(f"{kind} models cannot keep the documents of a block apart; set isolate_documents: false")
+    position = saving.load(engine, resume) if resume else Position()
+
+    loop = Loop(stage, inputs, engine, device)
+    metrics = Metrics(stage.out, start=position.step, steps=stage.steps) if first_rank() else None
+    if metrics and position.step:
+        metrics.say(f"resuming from step {position.step}")
+    flops = flops_per_token(checkpoint.config, parameters, inputs.mixture.sequence_length)
+    peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    try:
+        saved = position.step
+        while position.step < stage.steps:
+            step = loop.step(position, flag)
+            if metrics and position.step % stage.log_every == 0:
+                speed = step.tokens / step.seconds
+                achieved = speed * flops / dist.get_world_size()
+                metrics.log(
+                    position.step,
+                    loss=step.loss,
+                    lr=step.lr,
+                    grad_norm=step.grad_norm,
+                    tokens=position.tokens,
+                    tokens_per_second=speed,
+                    model_flops_per_second_and_rank=achieved,
+                    mfu=achieved / peak if peak else None,
+                    memory_bytes=memory_peak(device),
+                    skipped_steps=engine.skipped_steps,
+                )
+            if _due(position.step, stage.validation.every, stage.steps):
+                scores = validate(engine, inputs.validation, stage, device)
+                if metrics and scores:
+                    metrics.log(position.step, tokens=position.tokens, validation=scores)
+            if step.stop or _due(position.step, stage.saving.every, stage.steps):
+                saving.save(engine, stage.out, stage, position)
+                saved = position.step
+            if step.stop and position.step < stage.steps:
+                return position
+        if saved != position.step:
+            saving.save(engine, stage.out, stage, position)
+        return position
+    finally:
+        if metrics:
+            metrics.close()
+
+
+def _due(step: int, every: int | None, last: int) -> bool:
+    return every is not None and (step % every == 0 or step == last)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One optimizer step, the same on all ranks but for ``seconds``."""
+
+    loss: float
+    """Mean negative log likelihood in nats over the global batch's predicted tokens."""
+    lr: float
+    grad_norm: float | None
+    """Norm before clipping; None where it was not finite and the step was skipped."""
+    tokens: int
+    seconds: float
+    stop: bool
+    """Whether any rank was asked to stop."""
+
+
+class Loop:
+    """What an optimizer step needs and does not change."""
+
+    def __init__(self, stage: Train, inputs: Inputs, engine: Any, device: torch.device) -> None:
+        self.stage, self.inputs, self.engine, self.device = stage, inputs, engine, device
+        self.skipped_in_a_row = 0
+
+    def step(self, position: Position, flag: StopFlag) -> StepResult:
+        """Do the global batch number ``position.step`` and advance ``position``."""
+        start = time.perf_counter()
+        stage, engine = self.stage, self.engine
+        batches = [self._batch(indices) for indices in rank_indices(stage, position.step)]
+        counted = sum(int((batch.labels[:, 1:] != -100).sum()) for batch in batches)
+        (tokens,) = total([counted], self.device)
+        lr = learning_rate(stage, position.step)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = lr
+        skipped = engine.skipped_steps
+        nll = torch.zeros((), dtype=torch.float64, device=self.device)
+        for micro, batch in enumerate(batches):
+            _seed_dropout(stage.seed, position.step, micro)
+            loss = nll_sum(forward_packed(engine, batch, isolate=stage.isolate_documents), batch.labels)
+            nll += loss.detach()
+            # DeepSpeed divides by the number of ranks and of micro batches; we want the mean over tokens.
+            engine.backward(loss * (dist.get_world_size() * len(batches) / tokens))
+            engine.step()
+        (nll_all, stop) = total([nll.item(), float(flag.number != 0)], self.device)
+        position.step += 1
+        position.tokens += int(tokens)
+        self._check(engine.skipped_steps > skipped, position.step)
+        norm = engine.get_global_grad_norm()
+        norm = None if norm is None or not math.isfinite(float(norm)) else float(norm)
+        return StepResult(nll_all / tokens, lr, norm, int(tokens), time.perf_counter() - start, stop > 0)
+
+    def _batch(self, indices: Sequence[int]) -> Batch:
+        batch = self.inputs.mixture.batch(indices, isolate=self.stage.isolate_documents)
+        return Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
+
+    def _check(self, skipped: bool, step: int) -> None:
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+        if self.skipped_in_a_row >= SKIPPED_IN_A_ROW:
+            raise UserError(
+                f"step {step}: the gradient was not finite {SKIPPED_IN_A_ROW} times in a row; "
+                f"lower optimizer.lr and start again from an earlier checkpoint"
+            )
+
+
+def rank_indices(stage: Train, step: int) -> list[range]:
+    """This rank's sample numbers of a global batch, a range for each micro batch.
+
+    Over all ranks they are [step G, (step + 1) G), G = global_batch, whatever the number of ranks.
+    """
+    ranks, rank = dist.get_world_size(), dist.get_rank()
+    first = step * stage.global_batch + rank * stage.micro_batch
+    micro_batches = stage.global_batch // (stage.micro_batch * ranks)
+    starts = [first + micro * stage.micro_batch * ranks for micro in range(micro_batches)]
+    return [range(start, start + stage.micro_batch) for start in starts]
+
+
+def _seed_dropout(seed: int, step: int, micro: int) -> None:
+    """Dropout as a function of the place in the run: nothing to save, and a resumed run draws the same."""
+    torch.manual_seed(hash((seed, step, micro, dist.get_rank())) % 2**63)

@@ -1,0 +1,91 @@
+"""What a run tells: metrics.jsonl, TensorBoard, one line or bar on the screen. Rank 0 only."""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Metrics:
+    """Open for the steps after ``start``; lines of later steps, from a run that was cut off, are dropped."""
+
+    def __init__(self, run: Path, *, start: int, steps: int) -> None:
+        self.path = run / "metrics.jsonl"
+        _keep_until(self.path, start)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"), TimeRemainingColumn(),
+        )  # fmt: skip
+        self._bar = Progress(*columns, console=console) if console.is_terminal else None
+        self._steps = steps
+        self._printed = 0.0
+        if self._bar:
+            self._task = self._bar.add_task(f"training {run.name}", total=steps, completed=start, note="")
+            self._bar.start()
+
+    def log(self, step: int, **values: Any) -> None:
+        """Append a line; nested values become ``validation/german/loss`` in TensorBoard."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in _flatten(values):
+            self._board.add_scalar(name, value, step)
+        if "loss" in values:
+            self._show(step, f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s")
+        else:
+            self.say(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in _flatten(values)))
+
+    def say(self, text: str) -> None:
+        """A line on the screen, above the bar."""
+        if self._bar:
+            self._bar.console.print(text, highlight=False)
+        else:
+            sys.stderr.write(text + "\n")
+
+    def close(self) -> None:
+        """Write out everything."""
+        if self._bar:
+            self._bar.stop()
+        self._file.close()
+        self._board.close()
+
+    def _show(self, step: int, note: str) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=step, note=note)
+        elif time.monotonic() - self._printed > 30 or step == self._steps:  # a log file, not a screen
+            self._printed = time.monotonic()
+            sys.stderr.write(f"step {step}/{self._steps}: {note}\n")
+
+
+def memory_peak(device: torch.device) -> int:
+    """Largest memory of this rank so far, in bytes: the accelerator's, or the process's on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _keep_until(path: Path, step: int) -> None:
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    flat: list[tuple[str, float]] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat += _flatten(value, f"{prefix}{name}/")
+        elif value is not None:
+            flat.append((prefix + name, value))
+    return flat

@@ -1,0 +1,115 @@
+"""Before the first step: open what the stage names, check that it fits, prepare the run's folder."""
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, GenerationConfig
+
+from clpds import provenance
+from clpds.checkpoint import Checkpoint, LazyTensor, anatomy, open_checkpoint, write_checkpoint
+from clpds.checkpoint.anatomy import model_class
+from clpds.checkpoint.write import copy_tokenizer
+from clpds.data.blocks import Blocks, open_blocks
+from clpds.data.order import Mixture
+from clpds.errors import UserError
+from clpds.output import check_disk, new_folder, write_text
+from clpds.recipe import Train
+from clpds.resources import find
+from clpds.training.group import agree, on_first_rank
+from clpds.vocabulary.roles import special_ids
+from clpds.vocabulary.tokenizer import load_tokenizer, require_same, rows_needed
+
+BYTES_PER_PARAMETER = 14  # of a training checkpoint: float32 master, two moments, bf16 weights
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The data of a stage, opened."""
+
+    mixture: Mixture
+    validation: dict[str, Blocks]
+    tokenizer_folder: Path
+
+
+def open_inputs(stage: Train) -> Inputs:
+    """Open the mixture and the validation splits; UserError where something is missing or does not fit."""
+    corpora = {name: open_blocks(corpus.path, "train") for name, corpus in stage.data.items()}
+    weights = [corpus.weight for corpus in stage.data.values()]
+    validation = {}
+    if stage.validation.every is not None:
+        validation = {name: open_blocks(corpus.path, "validation") for name, corpus in stage.data.items()}
+    mixture = Mixture(list(corpora.values()), weights, stage.seed)
+    return Inputs(mixture, validation, next(iter(corpora.values())).tokenizer_folder)
+
+
+def open_model(stage: Train, inputs: Inputs) -> Checkpoint:
+    """The checkpoint to start from, on all ranks; fresh weights are drawn once and kept in the run."""
+    path = stage.model
+    if path.suffix == ".json":
+        path = stage.out / "initial"
+        on_first_rank(lambda: None if path.exists() else _draw_fresh(stage, inputs, path))
+    return agree(lambda: _open_fitting(stage, inputs, path))
+
+
+def prepare_run(stage: Train, checkpoint: Checkpoint) -> None:
+    """Make the run's folder, with all that ``clpds convert`` needs beside DeepSpeed's files."""
+
+    def make() -> None:
+        folder = stage.out / "model"
+        (stage.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        size = sum(tensor.numel for tensor in checkpoint.tensors.values()) * BYTES_PER_PARAMETER
+        check_disk(stage.out / "checkpoints" / "next", size)
+        if not folder.exists():
+            with new_folder(folder) as partial:
+                config = copy.deepcopy(checkpoint.config)
+                config.architectures = [model_class(config).__name__]
+                config.save_pretrained(partial)
+                if checkpoint.generation_config is not None:
+                    checkpoint.generation_config.save_pretrained(partial)
+                copy_tokenizer(checkpoint.tokenizer_folder, partial)
+        write_text(stage.out / "stage.json", json.dumps(provenance.parameters(stage), indent=2) + "\n")
+
+    on_first_rank(make)
+
+
+def _open_fitting(stage: Train, inputs: Inputs, path: Path) -> Checkpoint:
+    """Open a checkpoint whose vocabulary, positions and attention suit the data."""
+    checkpoint = open_checkpoint(path)
+    config = checkpoint.config.get_text_config()
+    data_tokenizer = load_tokenizer(inputs.tokenizer_folder)
+    if checkpoint.tokenizer_folder is not None:
+        model_tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
+        require_same(model_tokenizer, data_tokenizer, str(path), str(inputs.tokenizer_folder))
+    if rows_needed(data_tokenizer) > config.vocab_size:
+        needed = rows_needed(data_tokenizer)
+        raise UserError(f"{path} has {config.vocab_size} rows, but the tokenizer of the data needs {needed}")
+    length, positions = inputs.mixture.sequence_length, getattr(config, "max_position_embeddings", None)
+    if positions is not None and length > positions:
+        raise UserError(f"the data has blocks of {length} tokens, but {path} has only {positions} positions")
+    return checkpoint
+
+
+def _draw_fresh(stage: Train, inputs: Inputs, out: Path) -> None:
+    """Write a model with random weights, the config's own initialisation, drawn from the seed."""
+    tokenizer = load_tokenizer(inputs.tokenizer_folder)
+    file = find("recipes", stage.model)
+    try:
+        config = AutoConfig.from_pretrained(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is no model config: {' '.join(str(error).split())}") from error
+    config.get_text_config().vocab_size = rows_needed(tokenizer)
+    for name, number in special_ids(tokenizer).items():
+        setattr(config, name, number)
+    torch.manual_seed(stage.seed)
+    weights = model_class(config)(config).state_dict()
+    fresh = Checkpoint(
+        tensors={name: LazyTensor.of(weights[name], str(stage.model)) for name in anatomy(config).shapes},
+        config=config,
+        generation_config=GenerationConfig.from_model_config(config),
+        tokenizer_folder=inputs.tokenizer_folder,
+    )
+    card = f"Random weights of `{stage.model.name}`, seed {stage.seed}: where a run of clpds started.\n"
+    write_checkpoint(fresh, out, stage, inputs={"config": file}, card=card)

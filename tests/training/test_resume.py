@@ -1,0 +1,91 @@
+"""A run that was stopped goes on as if it had not been: same ranks bit for bit, other ranks to 1e-5."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from clpds.errors import UserError
+from clpds.recipe import Optimizer, Saving, Train
+from clpds.training.saving import find_checkpoint, read_trainer, whole_checkpoints
+from tests.ranks import run_ranks
+from tests.training.stages import curve, read_metrics, run_stage, stage, write_inputs
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_inputs(tmp_path_factory.mktemp("resume"), shape="gpt2")  # GPT-2 has dropout
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Eight steps on two ranks without a break, saved every second step."""
+    task = stage(inputs, tmp_path_factory.mktemp("whole") / "run", saving=Saving(every=2, keep_last=3))
+    run_ranks(2, run_stage, task)
+    return task
+
+
+def broken_off(task: Train, out: Path, step: int) -> Train:
+    """The run as a crash after ``step`` leaves it: later metrics are there, later checkpoints are not."""
+    shutil.copytree(task.out, out)
+    for checkpoint in whole_checkpoints(out):
+        if read_trainer(checkpoint)["step"] > step:
+            shutil.rmtree(checkpoint)
+    return replace(task, out=out)
+
+
+def test_same_ranks_bit_for_bit(whole: Train, tmp_path: Path) -> None:
+    task = broken_off(whole, tmp_path / "run", 4)
+    run_ranks(2, run_stage, task)
+    resumed, before = read_metrics(task.out), read_metrics(whole.out)
+    assert [line["step"] for line in resumed] == list(range(1, 9))
+    assert curve(resumed) == curve(before)
+    assert curve(resumed, "grad_norm") == curve(before, "grad_norm")
+    assert curve(resumed, "tokens") == curve(before, "tokens")
+
+
+def test_other_ranks_without_dropout(inputs: dict[str, Path], tmp_path: Path) -> None:
+    config = json.loads((inputs["model"] / "config.json").read_text())
+    calm = shutil.copytree(inputs["model"], tmp_path / "model")
+    config |= {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+    (calm / "config.json").write_text(json.dumps(config))
+    # A large decay on matrices only: a group that got the other's settings would show at once.
+    optimizer = Optimizer(lr=2e-3, weight_decay=0.5, clip=0.5)
+    task = stage(inputs, tmp_path / "two", model=calm, saving=Saving(every=4), optimizer=optimizer)
+    run_ranks(2, run_stage, task)
+    for ranks in (1, 4):
+        other = broken_off(task, tmp_path / f"on-{ranks}", 4)
+        run_ranks(ranks, run_stage, replace(other, micro_batch=2))
+        assert curve(read_metrics(other.out)) == pytest.approx(curve(read_metrics(task.out)), abs=1e-5)
+        assert read_trainer(whole_checkpoints(other.out)[-1])["world_size"] == ranks
+        assert not list(other.out.glob("checkpoints/*universal*"))
+
+
+def test_keeps_the_last_ones_and_latest_is_whole(whole: Train) -> None:
+    names = [checkpoint.name for checkpoint in whole_checkpoints(whole.out)]
+    assert names == ["step-00000004", "step-00000006", "step-00000008"]
+    assert (whole.out / "checkpoints" / "latest").read_text().strip() == names[-1]
+    assert not list((whole.out / "checkpoints").glob("*.partial"))
+
+
+def test_a_damaged_checkpoint_is_passed_over(whole: Train, tmp_path: Path) -> None:
+    task = broken_off(whole, tmp_path / "run", 8)
+    newest = whole_checkpoints(task.out)[-1]
+    states = next(newest.glob("*rank_1*optim_states.pt"))
+    states.write_bytes(states.read_bytes()[:-100])
+    found = find_checkpoint(task.out, task)
+    assert found is not None
+    assert found.name == "step-00000006"
+
+
+def test_a_finished_run_does_nothing(whole: Train) -> None:
+    before = (whole.out / "metrics.jsonl").read_bytes()
+    run_ranks(2, run_stage, whole)
+    assert (whole.out / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_data_order_is_refused(whole: Train) -> None:
+    with pytest.raises(UserError, match="another seed"):
+        find_checkpoint(whole.out, replace(whole, seed=4))
