@@ -13,14 +13,15 @@ This module is pure data and imports nothing heavy: a login node reads a recipe 
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from tyro.conf import Positional
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from tyro.conf import Positional, arg
+from yaml.error import MarkedYAMLError
 
 from clpds.errors import UserError
 
@@ -29,21 +30,38 @@ InitMethod = Literal["clp", "random", "mean", "subpieces"]
 Weighting = Literal["published", "nearest", "ridge", "clipped", "auto"]
 
 
-class _Checked:
-    """Unknown keys are errors, in every section."""
+def _no_switch(value: Any) -> Any:
+    if isinstance(value, bool):  # YAML reads yes and on as true, which would count as 1
+        raise ValueError("Input should be a number, not yes or no")
+    return value
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+
+Count = Annotated[int, BeforeValidator(_no_switch), Field(gt=0)]
+Amount = Annotated[float, BeforeValidator(_no_switch), Field(ge=0)]
+NotNegative = Annotated[int, BeforeValidator(_no_switch), Field(ge=0)]
+Files = Annotated[tuple[Path, ...], Field(min_length=1)]
+_OPTIONAL = "(optional)"
+MaybePath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint=_OPTIONAL)]
+MaybeCount = Annotated[Count | None, arg(metavar="INT", help_behavior_hint=_OPTIONAL)]
+MaybeDtype = Annotated[Dtype | None, arg(metavar="{float32,bfloat16,float16}", help_behavior_hint=_OPTIONAL)]
+MaybeText = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint=_OPTIONAL)]
+
+
+class _Checked:
+    """Unknown keys, infinity and NaN are errors, in every section."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer(_Checked):
     """Train a tokenizer on raw text."""
 
-    input: tuple[Path, ...]
+    input: Files
     """Text, JSONL or Parquet files, plain or compressed."""
     kind: Literal["bpe", "unigram", "wordpiece"] = "bpe"
     """Byte-level BPE (GPT-2, Llama 3), SentencePiece-like unigram (T5, XLM-R) or WordPiece (BERT)."""
-    vocab_size: int = 32_000
+    vocab_size: Count = 32_000
     """Number of tokens, special tokens included."""
     text_key: str = "text"
     """Field that holds the text in JSONL and Parquet files."""
@@ -57,11 +75,11 @@ class Tokenizer(_Checked):
 class Data(_Checked):
     """Tokenise and pack raw text into memory-mapped blocks."""
 
-    input: tuple[Path, ...]
+    input: Files
     """Text, JSONL or Parquet files (plain or compressed), or folders saved by `datasets`."""
     tokenizer: Path
     """Folder of the tokenizer, or of a model that has one."""
-    sequence_length: int
+    sequence_length: Count
     """Tokens in a block."""
     out: Path
     """Folder to write, with the splits train/ and validation/."""
@@ -69,9 +87,9 @@ class Data(_Checked):
     """Field that holds the text in JSONL, Parquet and `datasets` inputs."""
     sample_by: Literal["line", "paragraph", "document"] = "line"
     """What one document is in a text file, as `datasets` calls it."""
-    validation_fraction: float = 0.01
+    validation_fraction: Amount = 0.01
     """Share of the documents held out, chosen by a hash of their text."""
-    workers: int | None = None
+    workers: MaybeCount = None
     """Processes to tokenise with; all cores unless told. The output does not depend on it."""
     seed: int = 0
     """Chooses which documents are held out."""
@@ -87,25 +105,25 @@ class Init(_Checked):
     """clp: CLP-Transfer; random, mean, subpieces: baselines."""
     source: Path
     """The large model to take over: a folder, a GGUF file or a hub id."""
-    helper: Path | None = None
+    helper: MaybePath = None
     """A small model of the target language (clp). Its tokenizer is the target tokenizer."""
-    tokenizer: Path | None = None
+    tokenizer: MaybePath = None
     """The target tokenizer, where no helper brings one."""
     out: Path
     """Folder to write; from_pretrained opens it."""
     weighting: Weighting = "published"
     """How missing rows are weighted over the overlap (clp); auto picks by held-out overlap rows."""
-    neighbours: int = 10
+    neighbours: Count = 10
     """k, for the weighting `nearest`."""
-    temperature: float = 0.05
+    temperature: Amount = 0.05
     """Softmax temperature, for the weighting `nearest`."""
-    ridge: float = 1e-2
-    """Ridge strength relative to the mean squared helper row, for the weighting `ridge`."""
+    ridge: Amount = 1.0
+    """Ridge strength relative to the mean eigenvalue of H^T H (H: helper rows), for the weighting `ridge`."""
     center: bool = False
     """Subtract the mean helper row before similarities are taken (clp)."""
-    pad_to: int = 1
+    pad_to: Count = 1
     """Pad the number of rows to a multiple of this (64 or 128 suits GPUs and tensor parallelism)."""
-    dtype: Dtype | None = None
+    dtype: MaybeDtype = None
     """Type of the output's tensors; the source's unless told."""
     max_shard_size: str = "5GB"
     """Largest safetensors file."""
@@ -121,7 +139,7 @@ class Corpus(_Checked):
 
     path: Path
     """Folder written by `clpds data`."""
-    weight: float = 1.0
+    weight: Amount = 1.0
     """Share of the blocks that come from here, relative to the other corpora."""
 
 
@@ -129,15 +147,15 @@ class Corpus(_Checked):
 class Optimizer(_Checked):
     """AdamW, and the clipping of the gradient."""
 
-    lr: float = 3e-4
+    lr: Amount = 3e-4
     """Highest learning rate."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay rates of the two moments."""
     eps: float = 1e-8
     """Added to the denominator."""
-    weight_decay: float = 0.1
+    weight_decay: Amount = 0.1
     """Decoupled decay; never on norms, biases and other vectors."""
-    clip: float = 1.0
+    clip: Amount = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
 
 
@@ -147,11 +165,11 @@ class Schedule(_Checked):
 
     kind: Literal["cosine", "linear", "wsd"] = "cosine"
     """Decay by cosine, linearly, or warm-up, stable, decay (wsd: linear over the last decay_steps)."""
-    warmup_steps: int = 0
+    warmup_steps: NotNegative = 0
     """Steps of linear warm-up."""
-    decay_steps: int = 0
+    decay_steps: NotNegative = 0
     """Length of the decay at the end, for wsd."""
-    min_lr_ratio: float = 0.1
+    min_lr_ratio: Amount = 0.1
     """Last learning rate as a share of the highest."""
 
 
@@ -159,9 +177,9 @@ class Schedule(_Checked):
 class Saving(_Checked):
     """Training checkpoints."""
 
-    every: int | None = None
+    every: MaybeCount = None
     """Steps between two; only at the end unless told."""
-    keep_last: int = 2
+    keep_last: Count = 2
     """How many to keep."""
 
 
@@ -169,9 +187,9 @@ class Saving(_Checked):
 class Validation(_Checked):
     """Loss on held-out blocks while training."""
 
-    every: int | None = None
+    every: MaybeCount = None
     """Steps between two; none unless told."""
-    blocks: int | None = None
+    blocks: MaybeCount = None
     """How many blocks of each corpus, from the first; all unless told."""
 
 
@@ -181,7 +199,7 @@ class Train(_Checked):
 
     model: Path
     """Model to start from; a config as .json draws fresh weights, its vocabulary that of the data."""
-    data: dict[str, Corpus]
+    data: Annotated[dict[str, Corpus], Field(min_length=1)]
     """The mixture: a name and a prepared data set each."""
     out: Path
     """The run's folder: checkpoints/, metrics.jsonl, tensorboard/."""
@@ -189,11 +207,11 @@ class Train(_Checked):
     """What is predicted."""
     trainable: tuple[str, ...] = ("*",)
     """Shell patterns of parameter names; all others are frozen."""
-    steps: int
+    steps: Count
     """Optimizer steps."""
-    micro_batch: int
+    micro_batch: Count
     """Blocks a rank puts through the model at once."""
-    global_batch: int
+    global_batch: Count
     """Blocks in an optimizer step, over all ranks and accumulation."""
     isolate_documents: bool = True
     """Documents packed into one block do not see each other."""
@@ -205,7 +223,7 @@ class Train(_Checked):
     schedule: Schedule = field(default_factory=Schedule)
     saving: Saving = field(default_factory=Saving)
     validation: Validation = field(default_factory=Validation)
-    log_every: int = 1
+    log_every: Count = 1
     """Steps between two lines of metrics."""
     seed: int = 0
     """Data order, dropout and fresh weights."""
@@ -219,11 +237,11 @@ class Train(_Checked):
 class Convert(_Checked):
     """Turn a training run, a ZeRO checkpoint or a GGUF file into a Hugging Face folder."""
 
-    model: Positional[Path]
+    model: Annotated[Positional[Path], arg(metavar="MODEL")]
     """A run, one of its checkpoints, or any model that can be opened."""
-    out: Positional[Path]
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
     """Folder to write; from_pretrained opens it."""
-    dtype: Dtype | None = None
+    dtype: MaybeDtype = None
     """Type of the output's tensors; that of the model's config unless told."""
     max_shard_size: str = "5GB"
     """Largest safetensors file."""
@@ -237,21 +255,21 @@ class Convert(_Checked):
 class Eval(_Checked):
     """Loss, perplexity and bits per byte of a model on held-out text."""
 
-    model: Positional[Path]
+    model: Annotated[Positional[Path], arg(metavar="MODEL")]
     """A model that transformers opens."""
     data: Path
     """A prepared data set (its validation split), or a text, JSONL or Parquet file."""
-    blocks: int | None = None
+    blocks: MaybeCount = None
     """How many blocks, from the first; all unless told."""
-    sequence_length: int | None = None
+    sequence_length: MaybeCount = None
     """Tokens in a window for raw text; the model's own, 1024 at most, unless told."""
-    micro_batch: int = 8
+    micro_batch: Count = 8
     """Blocks put through the model at once."""
     text_key: str = "text"
     """Field that holds the text in JSONL and Parquet files."""
     json: bool = False
     """Print JSON instead of a table."""
-    out: Path | None = None
+    out: MaybePath = None
     """Write the numbers to this JSON file too."""
 
 
@@ -259,9 +277,9 @@ class Eval(_Checked):
 class Report(_Checked):
     """Compare evaluations and draw the training curve: a table on the screen, one picture."""
 
-    evals: dict[str, Path]
+    evals: Annotated[dict[str, Path], Field(min_length=1)]
     """Label and JSON file written by `clpds eval --out`, in the order of the table."""
-    run: Path | None = None
+    run: MaybePath = None
     """A training run whose curve is drawn beside the bars."""
     title: str = "clpds"
     """Heading of the picture."""
@@ -273,11 +291,11 @@ class Report(_Checked):
 class Inspect(_Checked):
     """Say what a folder or file is: kind, sizes, provenance, integrity."""
 
-    path: Positional[Path]
+    path: Annotated[Positional[Path], arg(metavar="PATH")]
     """Model, run, checkpoint, data set or tokenizer."""
-    token: str | None = None
+    token: MaybeText = None
     """Show the nearest tokens of this word instead (models made by `clpds init`: the source's)."""
-    source: Path | None = None
+    source: MaybePath = None
     """The source model to look for nearest tokens in; by default the one named in the provenance."""
 
 
@@ -325,30 +343,66 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, default_step: str 
     Raises UserError that names the file and key, with the nearest known name.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path} is {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("steps"), dict) or not document["steps"]:
         raise UserError(f"{path}: expected a mapping 'steps' of step names to steps")
     for key in document:
         if key != "steps":
             raise UserError(f"{path}: unknown key '{key}'{_nearest(str(key), ['steps'])}")
+    steps = document["steps"]
     for override in overrides:
-        _apply(document["steps"], override, default_step)
-    return Recipe(path, {name: _step(path, name, raw) for name, raw in document["steps"].items()})
+        _apply(steps, override, default_step)
+    return Recipe(path, {name: _step(path, name, raw) for name, raw in steps.items()})
 
 
-def _step(path: Path, name: str, raw: Any) -> Step:
+def checked(kind: type[Any], values: Mapping[str, Any], name: str = "") -> Any:
+    """``kind(**values)`` with every type and range checked; ``name`` is the step's in a UserError."""
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        raise UserError(_first(error, name, kind)) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that is given twice is an error, not the last one's victory."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for place, key in enumerate(keys):
+            if any(key.value == other.value for other in keys[:place]):
+                raise MarkedYAMLError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
+        return node
+
+
+def _parse(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise UserError(f"not valid YAML: {place}{error.problem}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _step(path: Path, name: Any, raw: Any) -> Step:
+    if not isinstance(name, str):
+        raise UserError(f"{path}: the step name {name!r} is no text to YAML; put it in quotes")
     verb = raw.get("verb") if isinstance(raw, dict) else None
-    if verb not in VERBS:
+    if not isinstance(verb, str) or verb not in VERBS:
         raise UserError(f"{path}: {name}.verb is {verb!r}{_nearest(str(verb), VERBS)}; known: {', '.join(VERBS)}")
     keys = {key: value for key, value in raw.items() if key != "verb"}
     try:
-        step: Step = TypeAdapter(VERBS[verb]).validate_python(keys)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_first(error, name, VERBS[verb])}") from error
+        step: Step = checked(VERBS[verb], keys, name)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     return step
 
 
@@ -356,7 +410,7 @@ def _first(error: ValidationError, name: str, kind: type[Any]) -> str:
     """The first complaint of pydantic as one line: key, what is wrong, nearest name."""
     problem = error.errors()[0]
     keys = [str(key) for key in problem["loc"]]
-    where = ".".join([name, *keys])
+    where = ".".join([name, *keys] if name else keys)
     if problem["type"] == "unexpected_keyword_argument":
         return f"unknown key '{where}'{_nearest(keys[-1], _keys_beside(kind, keys))}"
     if problem["type"] == "missing":
@@ -387,12 +441,16 @@ def _apply(steps: dict[str, Any], override: str, default_step: str | None) -> No
         raise UserError(f"override '{override}': no step '{keys[0]}'{_nearest(keys[0], steps)}")
     section = steps
     for key in keys[:-1]:
-        section = section.setdefault(key, {})
-        if not isinstance(section, dict):
+        inner = section.get(key, {})
+        if not isinstance(inner, dict):
             raise UserError(f"override '{override}': '{key}' is no section")
-    section[keys[-1]] = yaml.safe_load(value)
+        section[key] = section = dict(inner)  # a copy: an alias of it in another step stays as it is
+    try:
+        section[keys[-1]] = _parse(value)
+    except UserError as error:
+        raise UserError(f"override '{override}' is {error}") from error
 
 
-def _nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
+def _nearest(word: str, known: Iterable[Any]) -> str:
+    close = difflib.get_close_matches(word, [str(name) for name in known], n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
