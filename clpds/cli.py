@@ -1,30 +1,32 @@
 """The command ``clpds``: one verb a line; a verb's room is imported only when it is called."""
 
 import importlib
+import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
-from tyro.conf import Positional
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from clpds import __version__, recipe
 from clpds.errors import UserError
+from clpds.recipe import Count, MaybeText
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainStep:
     """Run one training stage of a recipe: what every rank runs."""
 
-    recipe: Positional[Path]
-    """The recipe."""
-    overrides: Positional[tuple[str, ...]] = ()
+    recipe: Annotated[Positional[Path], arg(metavar="RECIPE")]
+    """YAML file that names the steps."""
+    overrides: Annotated[Positional[tuple[str, ...]], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")] = ()
     """section.key=value of the stage, for instance optimizer.lr=1e-4."""
-    step: str | None = None
+    step: MaybeText = None
     """Name of the stage, where the recipe has several."""
 
 
@@ -32,11 +34,11 @@ class TrainStep:
 class Run:
     """Run all steps of a recipe on this machine; finished steps are skipped."""
 
-    recipe: Positional[Path]
-    """The recipe."""
-    overrides: Positional[tuple[str, ...]] = ()
+    recipe: Annotated[Positional[Path], arg(metavar="RECIPE")]
+    """YAML file that names the steps."""
+    overrides: Annotated[Positional[tuple[str, ...]], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")] = ()
     """step.section.key=value, for instance train.optimizer.lr=1e-4."""
-    ranks: int = 1
+    ranks: Count = 1
     """Processes for each training stage."""
 
 
@@ -63,9 +65,11 @@ def main() -> None:
         {verb: kind for verb, (kind, _) in VERBS.items()},
         prog="clpds",
         description="Start a language model in a new language from one that exists.",
+        config=(FlagCreatePairsOff,),
     )
     verb = next(verb for verb, (kind, _) in VERBS.items() if kind is type(options))
     try:
+        recipe.checked(type(options), vars(options))
         room(verb)(options)
     except UserError as error:
         sys.stderr.write(f"clpds {verb}: error: {error}\n")
@@ -84,11 +88,18 @@ def room(verb: str) -> Callable[[Any], None]:
 
 
 def quiet_libraries() -> None:
-    """Silence what a user cannot act on: progress and advice of libraries, not their errors."""
+    """Silence what a user cannot act on: progress bars, advice and deprecations of libraries, not their errors."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("DS_LOG_LEVEL", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    logging.getLogger("DeepSpeed").addFilter(_is_error)  # it sets its own level when it is imported
+    for category in (FutureWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=category)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|transformers|deepspeed|datasets)\b")
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR

@@ -1,8 +1,10 @@
 """Writing a folder so that one which exists is whole.
 
-Everything goes into ``NAME.partial`` beside the goal and is renamed when complete.
+Everything goes into ``NAME.partial`` beside the goal and is renamed when complete. What stood there
+is ``NAME.old`` for the moment between two renames; a process killed in it leaves that to be put back.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,9 +15,16 @@ from clpds.errors import UserError
 
 
 def check_free(out: Path, *, overwrite: bool) -> None:
-    """Raise UserError if ``out`` exists, before any work is done for it."""
-    if out.exists() and not overwrite:
+    """Raise UserError if ``out`` exists or cannot be replaced, before any work is done for it."""
+    _put_back(out)
+    if not out.exists():
+        return
+    if not overwrite:
         raise UserError(f"{out} exists; choose another folder or pass --overwrite")
+    if out.is_symlink() or not out.is_dir():
+        raise UserError(f"{out} is a file or a link; choose another name for the output folder")
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise UserError(f"{out} holds the current directory and will not be replaced; choose another folder")
 
 
 def check_disk(out: Path, need: int) -> None:
@@ -36,41 +45,53 @@ def human_bytes(size: float) -> str:
 
 
 @contextmanager
-def new_folder(out: Path, *, overwrite: bool = False, need: int = 0, resume: bool = False) -> Iterator[Path]:
+def new_folder(out: Path, *, overwrite: bool = False, need: int = 0) -> Iterator[Path]:
     """Yield an empty folder to fill; it becomes ``out`` when the block ends without an error.
 
-    With ``resume`` the partial folder is kept after an error and handed out again the next time,
-    so that the caller can go on where it stopped. ``need`` is the size in bytes to be written.
+    ``need`` is the size in bytes to be written. After an error or an interruption nothing is left,
+    and what stood at ``out`` stands. UserError where the folder cannot be made or the disk fills up.
     """
     check_free(out, overwrite=overwrite)
     check_disk(out, need)
-    partial = out.with_name(out.name + ".partial")
-    if partial.exists() and not resume:
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True, exist_ok=True)
+    partial = _beside(out, "partial")
+    try:
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror} ({error.filename})") from error
     try:
         yield partial
-    except BaseException:
-        if not resume:
-            shutil.rmtree(partial, ignore_errors=True)
+        replace_folder(partial, out)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"{out} cannot be written: {error.strerror}; nothing was kept of it") from error
         raise
-    replace_folder(partial, out)
 
 
 def replace_folder(new: Path, out: Path) -> None:
     """Rename ``new`` to ``out``; a folder that stood there is moved aside first, then removed."""
-    old = out.with_name(out.name + ".old")
+    for file in new.rglob("*"):
+        _sync(file)
+    old = _beside(out, "old")
     shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    new.rename(out)
+    try:
+        if out.exists():
+            out.rename(old)
+        new.rename(out)
+    except BaseException:
+        _put_back(out)
+        raise
     sync_folder(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    if old.exists():
+        old.rename(new)  # half removed, it must not be what is put back
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically: readers see the old text or the new, never a part."""
-    partial = path.with_name(path.name + ".partial")
+    partial = _beside(path, "partial")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -80,7 +101,21 @@ def write_text(path: Path, text: str) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make a rename inside ``folder`` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def _beside(out: Path, suffix: str) -> Path:
+    return out.with_name(f"{out.name}.{suffix}")
+
+
+def _put_back(out: Path) -> None:
+    """Undo the first of the two renames where the second did not come."""
+    if not out.exists() and (old := _beside(out, "old")).exists():
+        old.rename(out)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

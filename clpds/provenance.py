@@ -5,17 +5,19 @@ It holds no clock, host or absolute path of ours, so equal inputs give equal byt
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from clpds.errors import UserError
+from clpds.progress import progress
 from clpds.recipe import Step, verb_of
 
 FILE = "provenance.json"
 PACKAGES = ("clpds", "torch", "transformers", "tokenizers", "datasets", "deepspeed")
+CHUNK = 16 * 2**20  # bytes hashed at once
 
 
 def record(folder: Path, step: Step, inputs: Mapping[str, Path | None], **facts: Any) -> None:
@@ -55,32 +57,31 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 def verify(folder: Path) -> list[str]:
     """Names of recorded files that are missing or no longer hash to what was written."""
-    document = read(folder) or {}
-    return [
-        name
-        for name, digest in document.get("files", {}).items()
-        if not (folder / name).is_file() or hash_file(folder / name) != digest
-    ]
+    recorded = (read(folder) or {}).get("files", {})
+    found = _hashes(folder)
+    return [name for name, digest in recorded.items() if found.get(name) != digest]
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 in hex, as ``sha256sum`` prints it."""
+def hash_file(path: Path, advance: Callable[[float], None] = lambda megabytes: None) -> str:
+    """SHA-256 in hex, as ``sha256sum`` prints it; ``advance`` is told of the megabytes read."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            advance(len(chunk) / 10**6)
+    return digest.hexdigest()
 
 
 def _hashes(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FILE)
-    return {path.relative_to(folder).as_posix(): hash_file(path) for path in files}
+    with progress(f"hashing {folder} (MB)", sum(path.stat().st_size for path in files) // 10**6) as advance:
+        return {path.relative_to(folder).as_posix(): hash_file(path, advance) for path in files}
 
 
 def _input(path: Path) -> dict[str, Any]:
     if path.is_file():
         return {"path": str(path), "sha256": hash_file(path)}
-    if not path.is_dir():
-        return {"path": str(path)}
-    known = read(path)
-    return {"path": str(path), "files": known["files"] if known else _hashes(path)}
+    return {"path": str(path)} | ({"files": _hashes(path)} if path.is_dir() else {})
 
 
 def _version(package: str) -> str | None:
