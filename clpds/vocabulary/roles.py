@@ -5,7 +5,7 @@
 | eos, sep | the same role; else each other: GPT and T5 close a sequence with eos, BERT with [SEP] |
 | bos, cls | the same role; else each other: they open it with bos, BERT with [CLS] |
 | mask | mask |
-| unk, pad | the same role, unless that token has another one as well |
+| unk, pad | the same role, unless that token opens or closes sequences as well |
 
 A source that pads with its eos, as is common, has no row for padding: a copy of the eos row would
 share the probability of the document's end, so such a pad is missing. Whatever has no role, or
@@ -33,8 +33,8 @@ def match_special(source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBa
     Several targets may share one source token.
     """
     ours, theirs = _roles(target), _roles(source)
-    shared = {role: id_ for role, id_ in theirs.items() if list(theirs.values()).count(id_) > 1}
-    partners = {role: id_ for role, id_ in theirs.items() if not (role in ("unk", "pad") and role in shared)}
+    ends = {theirs.get(role) for role in STANDS_FOR}
+    partners = {role: id_ for role, id_ in theirs.items() if role not in ("unk", "pad") or id_ not in ends}
     spelled = {spelling: id_ for id_, spelling in special_tokens(source).items()}
     matched = {}
     for id_, spelling in special_tokens(target).items():

@@ -7,6 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from clpds.checkpoint.open import has_tokenizer
 from clpds.errors import UserError
 
 
@@ -19,6 +20,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist; expected a folder with tokenizer files")
+    if not has_tokenizer(folder):
+        raise UserError(f"{folder} has no tokenizer; expected tokenizer.json or the vocabulary that it is made from")
     file = folder / "tokenizer.json"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -28,7 +31,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             roles = {role: token for role, token in tokenizer.special_tokens_map.items() if token in known}
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **roles)
     except Exception as error:  # the library tokenizers raises Exception itself
-        raise UserError(f"{folder} has no tokenizer that transformers opens: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"{folder} holds a tokenizer that transformers cannot open: {' '.join(str(error).split())}"
+        ) from error
     if not tokenizer.is_fast:
         raise UserError(
             f"{folder} holds a {type(tokenizer).__name__}, which transformers cannot convert to a fast tokenizer; "

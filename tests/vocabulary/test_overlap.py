@@ -1,0 +1,129 @@
+"""Overlap by meaning, across families, on tokenizers trained on the same German text."""
+
+from itertools import permutations
+
+import pytest
+import torch
+from tokenizers import pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from clpds.vocabulary.overlap import Overlap, coverage, overlap
+from clpds.vocabulary.tokenizer import token_ids
+from tests.tiny import tiny_tokenizer
+from tests.vocabulary.made import byte_level
+
+FAMILIES = ("byte_bpe", "sp_bpe", "unigram", "wordpiece")
+WORDS = ("Gott", "und", "der", "für", "über", "Söhne", "Männer", "sprach", "großen", "Brüder")
+
+
+def _tokenizer(family: str) -> PreTrainedTokenizerFast:
+    return tiny_tokenizer(family, vocab_size=2000)
+
+
+def _spelled(family: str, word: str, *, initial: bool) -> str:
+    """The word as one token of the family, written by hand."""
+    if family == "wordpiece":
+        return word if initial else f"##{word}"
+    if family == "byte_bpe":
+        return "".join(p for p, _ in pre_tokenizers.ByteLevel(False).pre_tokenize_str(f" {word}" if initial else word))
+    return f"▁{word}" if initial else word
+
+
+def _pairs(found: Overlap) -> dict[int, int]:
+    return dict(zip(found.target.tolist(), found.source.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(("source", "target"), permutations(FAMILIES, 2))
+def test_a_word_finds_itself_in_another_family(source: str, target: str) -> None:
+    source_ids, target_ids = token_ids(_tokenizer(source)), token_ids(_tokenizer(target))
+    found = overlap(_tokenizer(source), _tokenizer(target))
+    pairs = _pairs(found)
+    checked = []
+    for word in (*WORDS, "en", "ten", "er", "ung", "ä", "ß"):
+        for initial in (True, False):
+            ours, theirs = _spelled(target, word, initial=initial), _spelled(source, word, initial=initial)
+            if ours in target_ids:
+                assert pairs.get(target_ids[ours]) == source_ids.get(theirs), (ours, theirs)
+                checked.append((word, initial, theirs in source_ids))
+    assert ("Gott", True, True) in checked
+    assert any(initial and shared and not word.isascii() for word, initial, shared in checked)
+    assert any(not initial and shared for word, initial, shared in checked)
+
+
+@pytest.mark.parametrize(("source", "target"), [(a, b) for a in FAMILIES for b in FAMILIES])
+def test_each_target_id_is_shared_or_missing(source: str, target: str) -> None:
+    found = overlap(_tokenizer(source), _tokenizer(target))
+    both = torch.cat([found.target, found.missing])
+    assert sorted(both.tolist()) == sorted(token_ids(_tokenizer(target)).values())
+    assert found.target.tolist() == sorted(found.target.tolist())
+    assert found.missing.tolist() == sorted(found.missing.tolist())
+    assert {tensor.dtype for tensor in (found.target, found.source, found.missing)} == {torch.int64}
+    assert sum(found.how.values()) == len(found.target)
+    assert set(found.source.tolist()) <= set(token_ids(_tokenizer(source)).values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tokenizer_overlaps_itself_row_by_row(family: str) -> None:
+    found = overlap(_tokenizer(family), _tokenizer(family))
+    assert torch.equal(found.target, found.source)
+    assert len(found.missing) == 0
+
+
+def test_inside_a_word_is_another_token() -> None:
+    source, target = byte_level([], {"Ġder": 256}), byte_level([], {"der": 256, "Ġder": 257})
+    found = overlap(source, target)
+    assert found.missing.tolist() == [256]
+    assert _pairs(found)[257] == 256
+
+
+def test_all_bytes_find_the_same_byte() -> None:
+    """Byte-level tokens that are parts of characters must not fall together as replacement characters."""
+    byte_bpe, sp_bpe = tiny_tokenizer("byte_bpe"), tiny_tokenizer("sp_bpe")
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    other = byte_level(["<s>"])
+    pairs = _pairs(overlap(byte_bpe, other))
+    assert len(alphabet) == 256
+    for token in alphabet:
+        assert pairs[token_ids(other)[token]] == token_ids(byte_bpe)[token]
+
+    to_fallback, from_fallback = _pairs(overlap(byte_bpe, sp_bpe)), _pairs(overlap(sp_bpe, byte_bpe))
+    for byte in range(256):
+        fallback = token_ids(sp_bpe)[f"<0x{byte:02X}>"]
+        token = next(t for t in alphabet if _spelled("byte_bpe", chr(byte), initial=False) == t) if byte < 128 else None
+        if token is not None:
+            assert to_fallback[fallback] == token_ids(byte_bpe)[token]
+            # The other way a text token of the same byte is the better partner, where there is one.
+            text = "▁" if byte == 0x20 else chr(byte)
+            assert from_fallback[token_ids(byte_bpe)[token]] == token_ids(sp_bpe).get(text, fallback)
+        else:
+            assert from_fallback[to_fallback[fallback]] == fallback
+    assert len({to_fallback[token_ids(sp_bpe)[f"<0x{byte:02X}>"]] for byte in range(256)}) == 256
+
+
+def test_two_tokens_of_the_source_for_one_text_give_the_one_spelt_alike() -> None:
+    source = byte_level([])
+    source.add_tokens(["ab"])
+    source = byte_level([], {"ĠĠ": 256})
+    source.add_tokens(["  "])
+    target = byte_level([], {"ĠĠ": 300})
+    target.add_tokens(["  "])
+    pairs = _pairs(overlap(source, target))
+    assert {token: pairs[token_ids(target)[token]] for token in ("ĠĠ", "  ")} == {
+        token: token_ids(source)[token] for token in ("ĠĠ", "  ")
+    }
+
+
+def test_two_targets_may_share_a_row_and_holes_are_in_neither() -> None:
+    source = byte_level(["<|end|>"], bos_token="<|end|>", eos_token="<|end|>")
+    target = byte_level(["<s>", "</s>"], {"Gott": 400}, bos_token="<s>", eos_token="</s>")
+    found = overlap(source, target)
+    assert found.rows == 401
+    assert found.missing.tolist() == [400]
+    assert (_pairs(found)[256], _pairs(found)[257]) == (256, 256)
+
+
+def test_coverage_is_one_line() -> None:
+    found = Overlap(
+        torch.arange(7153), torch.arange(7153), torch.arange(9106), 16259, {"text": 6890, "byte": 256, "special": 7}
+    )
+    assert coverage(found) == "7,153 of 16,259 tokens shared (44.0 %): 6,890 text, 256 byte, 7 special"
