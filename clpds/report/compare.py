@@ -1,0 +1,73 @@
+"""`clpds report`: evaluations side by side on the screen, and one picture of them and of the training."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from clpds import recipe
+from clpds.errors import UserError
+from clpds.report.curves import Curves, draw, read_curves
+
+FIELDS = {"loss": float, "perplexity": float, "bits_per_byte": float, "tokenizer": str, "text": str}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `clpds eval --out` wrote, as far as it is shown."""
+
+    label: str
+    loss: float
+    perplexity: float
+    bits_per_byte: float
+    tokenizer: str
+    """Hash: equal for equal tokenizers."""
+    text: str
+    """Hash: equal for equal held-out text."""
+
+
+def report(step: recipe.Report) -> None:
+    """Print the table and write the picture ``step.out``; UserError where an input cannot be read."""
+    if not step.evals:
+        raise UserError("evals is empty; give a label and a JSON file of `clpds eval --out`")
+    evaluations = [read_evaluation(label, path) for label, path in step.evals.items()]
+    curves: Curves | None = read_curves(step.run) if step.run is not None else None
+    print_table(step.title, evaluations)
+    draw(step.out, step.title, {e.label: e.bits_per_byte for e in evaluations}, curves)
+    sys.stdout.write(f"picture: {step.out}\n")
+
+
+def read_evaluation(label: str, path: Path) -> Evaluation:
+    """One JSON file of `clpds eval`."""
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return Evaluation(label, **{name: kind(document[name]) for name, kind in FIELDS.items()})
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} ({label}) was not written by `clpds eval --out`: {error!r}") from error
+
+
+def print_table(title: str, evaluations: list[Evaluation]) -> None:
+    """A row a label; perplexity only where one tokenizer makes it comparable."""
+    one_tokenizer = len({e.tokenizer for e in evaluations}) == 1
+    table = Table("", "loss (nats a token)", title=title, title_justify="left")
+    if one_tokenizer:
+        table.add_column("perplexity")
+    table.add_column("bits per byte")
+    for column in table.columns[1:]:
+        column.justify = "right"
+        column.no_wrap = True
+    for e in evaluations:
+        perplexity = [f"{e.perplexity:,.2f}" if e.perplexity < 1e6 else f"{e.perplexity:.1e}"] if one_tokenizer else []
+        table.add_row(e.label, f"{e.loss:.4f}", *perplexity, f"{e.bits_per_byte:.4f}")
+    console = Console(highlight=False)
+    console.print(table)
+    if not one_tokenizer:
+        console.print("The tokenizers differ: compare bits per byte only. Perplexity is left out.")
+    if len({e.text for e in evaluations}) > 1:
+        console.print("The evaluations did not read the same text: no number here compares them fairly.")
