@@ -13,16 +13,7 @@ from pathlib import Path
 
 import datasets
 import sentencepiece
-from tokenizers import (
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from clpds import provenance, recipe
@@ -63,7 +54,13 @@ def train_tokenizer(step: recipe.Tokenizer) -> None:
     check_free(step.out, overwrite=step.overwrite)
     documents = read_documents(step.input, text_key=step.text_key)
     backend, roles = TRAINERS[step.kind](documents, step.vocab_size)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **roles)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        clean_up_tokenization_spaces=False,
+        # Where nothing is said, transformers 4 adds token types, which causal models refuse.
+        model_input_names=["input_ids", *(["token_type_ids"] if step.kind == "wordpiece" else []), "attention_mask"],
+        **roles,
+    )
     with new_folder(step.out, overwrite=step.overwrite) as folder:
         tokenizer.save_pretrained(folder)
         _declare_class(folder / "tokenizer_config.json")

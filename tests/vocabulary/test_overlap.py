@@ -78,39 +78,30 @@ def test_inside_a_word_is_another_token() -> None:
 
 def test_all_bytes_find_the_same_byte() -> None:
     """Byte-level tokens that are parts of characters must not fall together as replacement characters."""
-    byte_bpe, sp_bpe = tiny_tokenizer("byte_bpe"), tiny_tokenizer("sp_bpe")
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    other = byte_level(["<s>"])
+    byte_bpe, other, sp_bpe = tiny_tokenizer("byte_bpe"), byte_level(["<s>"]), tiny_tokenizer("sp_bpe")
+    byte_ids, sp_ids = token_ids(byte_bpe), token_ids(sp_bpe)
     pairs = _pairs(overlap(byte_bpe, other))
-    assert len(alphabet) == 256
-    for token in alphabet:
-        assert pairs[token_ids(other)[token]] == token_ids(byte_bpe)[token]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    assert {token: pairs[token_ids(other)[token]] for token in alphabet} == {t: byte_ids[t] for t in alphabet}
 
     to_fallback, from_fallback = _pairs(overlap(byte_bpe, sp_bpe)), _pairs(overlap(sp_bpe, byte_bpe))
-    for byte in range(256):
-        fallback = token_ids(sp_bpe)[f"<0x{byte:02X}>"]
-        token = next(t for t in alphabet if _spelled("byte_bpe", chr(byte), initial=False) == t) if byte < 128 else None
-        if token is not None:
-            assert to_fallback[fallback] == token_ids(byte_bpe)[token]
-            # The other way a text token of the same byte is the better partner, where there is one.
-            text = "▁" if byte == 0x20 else chr(byte)
-            assert from_fallback[token_ids(byte_bpe)[token]] == token_ids(sp_bpe).get(text, fallback)
-        else:
-            assert from_fallback[to_fallback[fallback]] == fallback
-    assert len({to_fallback[token_ids(sp_bpe)[f"<0x{byte:02X}>"]] for byte in range(256)}) == 256
+    fallbacks = [sp_ids[f"<0x{byte:02X}>"] for byte in range(256)]
+    assert sorted(to_fallback[id_] for id_ in fallbacks) == sorted(byte_ids[token] for token in alphabet)
+    for id_ in fallbacks[0x80:]:
+        assert from_fallback[to_fallback[id_]] == id_
+    for byte, id_ in enumerate(fallbacks[:0x80]):
+        # A byte that is text by itself is better off with the text token, where the other side has one.
+        assert from_fallback[to_fallback[id_]] == sp_ids.get("▁" if byte == 0x20 else chr(byte), id_)
+        assert to_fallback[id_] == byte_ids[_spelled("byte_bpe", chr(byte), initial=False)]
 
 
-def test_two_tokens_of_the_source_for_one_text_give_the_one_spelt_alike() -> None:
-    source = byte_level([])
-    source.add_tokens(["ab"])
-    source = byte_level([], {"ĠĠ": 256})
-    source.add_tokens(["  "])
-    target = byte_level([], {"ĠĠ": 300})
-    target.add_tokens(["  "])
+def test_of_two_source_tokens_for_one_text_the_one_spelt_alike_is_taken() -> None:
+    source, target = byte_level([], {"ĠĠ": 256}), byte_level([], {"ĠĠ": 300})
+    for tokenizer in (source, target):
+        tokenizer.add_tokens(["  "])
     pairs = _pairs(overlap(source, target))
-    assert {token: pairs[token_ids(target)[token]] for token in ("ĠĠ", "  ")} == {
-        token: token_ids(source)[token] for token in ("ĠĠ", "  ")
-    }
+    for token in ("ĠĠ", "  "):
+        assert pairs[token_ids(target)[token]] == token_ids(source)[token]
 
 
 def test_two_targets_may_share_a_row_and_holes_are_in_neither() -> None:
