@@ -33,9 +33,6 @@ def evaluate(step: recipe.Eval) -> None:
     Raises UserError for a model that is not causal or does not fit its tokenizer, data of another
     tokenizer, and a loss that is not finite.
     """
-    for name in ("blocks", "micro_batch"):
-        if (value := getattr(step, name)) is not None and value < 1:
-            raise UserError(f"{name} {value} is not at least 1")
     checkpoint = open_causal(step.model)
     tokenizer = _tokenizer_folder(checkpoint)
     with _data(step, checkpoint, tokenizer) as folder:
@@ -160,4 +157,4 @@ def _show(step: recipe.Eval, result: Score, count: int, blocks: Blocks) -> None:
     table.add_row("bits per byte", f"{result.bits_per_byte:.4f}")
     table.add_row("tokens", f"{result.tokens:,} predicted, in {count:,} blocks of {blocks.sequence_length:,}")
     table.add_row("bytes", f"{result.bytes:,}, {result.bytes / result.tokens:.2f} a token")
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)

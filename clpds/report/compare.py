@@ -32,8 +32,6 @@ class Evaluation:
 
 def report(step: recipe.Report) -> None:
     """Print the table and write the picture ``step.out``; UserError where an input cannot be read."""
-    if not step.evals:
-        raise UserError("evals is empty; give a label and a JSON file of `clpds eval --out`")
     evaluations = [read_evaluation(label, path) for label, path in step.evals.items()]
     curves: Curves | None = read_curves(step.run) if step.run is not None else None
     print_table(step.title, evaluations)
@@ -65,7 +63,7 @@ def print_table(title: str, evaluations: list[Evaluation]) -> None:
     for e in evaluations:
         perplexity = [f"{e.perplexity:,.2f}" if e.perplexity < 1e6 else f"{e.perplexity:.1e}"] if one_tokenizer else []
         table.add_row(e.label, f"{e.loss:.4f}", *perplexity, f"{e.bits_per_byte:.4f}")
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table)
     if not one_tokenizer:
         console.print("The tokenizers differ: compare bits per byte only. Perplexity is left out.")

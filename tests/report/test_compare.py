@@ -106,7 +106,6 @@ def test_what_cannot_be_read_is_named(run: Path, tmp_path: Path) -> None:
             recipe.Report(evals={"x": tmp_path / "half.json"}, out=out),
             r"half\.json \(x\) was not written by .*perplexity",
         ),
-        (recipe.Report(evals={}, out=out), "evals is empty"),
         (recipe.Report(evals=good, run=tmp_path / "empty", out=out), r"metrics\.jsonl: No such file"),
     ):
         with pytest.raises(UserError, match=message):

@@ -1,0 +1,105 @@
+"""Tell the kinds apart, print one screen, and check what was written against what is there."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from clpds import provenance, recipe
+from clpds.checkpoint import manifest
+from clpds.checkpoint.manifest import check_manifest
+from clpds.checkpoint.open import has_tokenizer
+from clpds.errors import UserError
+from clpds.inspection import kinds
+from clpds.inspection.kinds import Rows
+from clpds.inspection.nearest import show_nearest
+
+
+def inspect(step: recipe.Inspect) -> None:
+    """Print what ``step.path`` is; with ``step.token`` the nearest source tokens of that word instead.
+
+    Raises UserError where it is nothing known or cannot be opened, and, after printing, where files
+    are missing or not as they were written.
+    """
+    if step.token is not None:
+        show_nearest(step.path, step.token, step.source)
+        return
+    rows = [*describe(step.path), *_origin(step.path)]
+    written = _written(step.path)
+    problems = _problems(step.path) if written else []
+    if written:
+        rows.append(("integrity", _some(problems) if problems else f"all {written} files as written"))
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False).print(table)
+    if problems:
+        raise UserError(f"{step.path} is damaged: {_some(problems)}")
+
+
+def describe(path: Path) -> Rows:
+    """What ``path`` is, as (what, value); headers are read, weights are not."""
+    if path.suffix == ".gguf":
+        return kinds.gguf(path)
+    if (path / "stage.json").is_file():
+        return kinds.run(path)
+    if kinds.is_zero(path):
+        return kinds.zero(path)
+    if path.is_dir() and (provenance.read(path) or {}).get("verb") == "data":
+        return kinds.data(path)
+    if (path / "config.json").is_file() or not path.exists():  # a folder, or a name on the hub
+        return kinds.model(path)
+    if has_tokenizer(path):
+        return [("kind", "tokenizer"), *kinds.tokenizer(path)]
+    raise UserError(f"{path} is no model, training run, checkpoint, data set or tokenizer that clpds knows")
+
+
+def _origin(path: Path) -> Rows:
+    """The verb that made the folder, the parameters that are not the defaults, the inputs."""
+    record = provenance.read(path) if path.is_dir() else None
+    if record is None:
+        return []
+    defaults = {f.name: json.loads(json.dumps(f.default, default=str)) for f in fields(recipe.VERBS[record["verb"]])}
+    inputs = {role: entry["path"] for role, entry in record["inputs"].items()}
+    chosen = {
+        key: value
+        for key, value in record["parameters"].items()
+        if value != defaults.get(key) and key not in inputs and key != "input"
+    }
+    rows = [
+        ("made by", " ".join([f"clpds {record['verb']}", *(f"--{k.replace('_', '-')} {v}" for k, v in chosen.items())]))
+    ]
+    if inputs:
+        rows.append(("from", ", ".join(f"{role} {where}" for role, where in inputs.items())))
+    return rows
+
+
+def _written(path: Path) -> int:
+    """How many files a manifest or provenance.json says were written; 0 where there is neither."""
+    if (path / "stage.json").is_file():
+        return sum(_written(checkpoint) for checkpoint in kinds.checkpoints(path))
+    for name in (manifest.FILE, provenance.FILE):
+        if (path / name).is_file():
+            return len(kinds.read_json(path / name)["files"])
+    return 0
+
+
+def _problems(path: Path) -> list[str]:
+    """A phrase for each file that is not as written; of a run, the sizes of its checkpoints' files only."""
+    if (path / "stage.json").is_file():
+        return [
+            f"{checkpoint.name}: {problem}"
+            for checkpoint in kinds.checkpoints(path)
+            for problem in check_manifest(checkpoint, deep=False)
+        ]
+    if (path / manifest.FILE).is_file():
+        return check_manifest(path, deep=True)
+    return [f"{name} is missing or not what was written" for name in provenance.verify(path)]
+
+
+def _some(problems: list[str], limit: int = 5) -> str:
+    more = f" and {len(problems) - limit} more" if len(problems) > limit else ""
+    return "; ".join(problems[:limit]) + more
