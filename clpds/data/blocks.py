@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -100,4 +101,8 @@ def open_blocks(folder: Path, split: str) -> Blocks:
     if not (folder / split).is_dir():
         there = ", ".join(name for name in ("train", "validation") if (folder / name).is_dir())
         raise UserError(f"{folder} has no split '{split}', only {there}; see --validation-fraction of `clpds data`")
-    return Blocks(folder, datasets.load_from_disk(str(folder / split)))
+    try:
+        dataset = datasets.load_from_disk(str(folder / split))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{folder / split} is damaged ({' '.join(str(error).split())}); write it again") from error
+    return Blocks(folder, dataset)

@@ -23,9 +23,12 @@ class Mixture:
     """
 
     def __init__(self, corpora: Sequence[Blocks], weights: Sequence[float], seed: int) -> None:
+        if not corpora:
+            raise UserError("a mixture needs at least one corpus; name a data folder")
         for corpus, weight in zip(corpora, weights, strict=True):
             if not 0 < weight < float("inf"):
                 raise UserError(f"weight {weight} of {corpus.folder} is not above 0; leave the corpus out instead")
+        for corpus in corpora[1:]:
             _require_equal(corpora[0], corpus)
         self.corpora = tuple(corpora)
         self.sequence_length = corpora[0].sequence_length
@@ -33,7 +36,7 @@ class Mixture:
         self._slots = _slots(weights)
         self._period = -1
         self._epochs = [-1] * len(corpora)
-        self._permutations = [np.empty(0, np.int64)] * len(corpora)
+        self._permutations = [np.empty(0, np.uint32)] * len(corpora)
 
     def locate(self, index: int) -> tuple[int, int]:
         """(corpus, block) of sample ``index``; any index costs the same."""
@@ -63,7 +66,7 @@ class Mixture:
     def _permutation(self, corpus: int, epoch: int) -> np.ndarray:
         if self._epochs[corpus] != epoch:
             random = np.random.default_rng([self._seed, EPOCH, corpus, epoch])
-            self._permutations[corpus] = random.permutation(len(self.corpora[corpus]))
+            self._permutations[corpus] = random.permutation(np.arange(len(self.corpora[corpus]), dtype=np.uint32))
             self._epochs[corpus] = epoch
         return self._permutations[corpus]
 

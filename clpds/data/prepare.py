@@ -33,7 +33,7 @@ from clpds.output import check_disk, check_free, human_bytes, new_folder, write_
 from clpds.progress import progress
 from clpds.vocabulary.tokenizer import load_tokenizer, require_same, rows_needed
 
-DISK = 4  # bytes on disk for a byte of text, at most: its copy, the chunks, the blocks twice
+DISK = 3  # bytes on disk for a byte of text: its copy, the chunks, the blocks twice
 Counts = dict[str, dict[str, int]]
 
 
@@ -81,9 +81,9 @@ def _start_or_go_on(step: recipe.Data, tokenizer: PreTrainedTokenizerBase, work:
     if work.exists():
         if (work / PLAN).is_file() and (work / PLAN).read_text(encoding="utf-8") == plan:
             return
-        sys.stderr.write(f"{work} was left by another command or other inputs: starting afresh\n")
+        sys.stderr.write(f"{work} cannot be continued (other parameters, other inputs): starting afresh\n")
         shutil.rmtree(work)
-    check_disk(work, DISK * input_bytes(step.input))
+    check_disk(step.out, DISK * input_bytes(step.input))
     work.mkdir(parents=True)
     _save_tokenizer(step.tokenizer, tokenizer, work)
     read_documents(step.input, text_key=step.text_key, sample_by=step.sample_by, cache=work)

@@ -95,9 +95,9 @@ def check_input(path: Path) -> None:
 
 
 def input_bytes(inputs: Iterable[Path]) -> int:
-    """Bytes of UTF-8 text to be expected: the size of the files, of compressed ones four times that."""
+    """Bytes of UTF-8 text to be expected: the size of the files, of compressed ones three times that."""
     return sum(
-        file.stat().st_size * (4 if file.suffix in (*OPENERS, ".parquet") else 1)
+        file.stat().st_size * (3 if file.suffix in (*OPENERS, ".parquet") else 1)
         for path in inputs
         for file in input_files(path)
     )

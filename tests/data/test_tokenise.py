@@ -1,0 +1,41 @@
+"""Tokens stand for bytes: every byte of the text once, at the token that ends there."""
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from clpds.data.tokenise import is_held_out, token_bytes
+from tests.tiny import text, tiny_tokenizer
+
+FAMILIES = ("byte_bpe", "sp_bpe", "unigram", "wordpiece")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=30))
+@example("  zwei  Leerzeichen \n\n und 😀 €uro e\u0301 中文 ")
+@example(text("de")[0])
+def test_token_bytes_are_those_up_to_the_furthest_character_so_far(family: str, document: str) -> None:
+    encoding = tiny_tokenizer(family).backend_tokenizer.encode(document, add_special_tokens=False)
+    if not encoding.ids:
+        return
+    naive = []
+    for last in range(1, len(encoding.ids) + 1):
+        furthest = max(end for _, end in encoding.offsets[:last])
+        naive.append(len(document[: furthest if last < len(encoding.ids) else None].encode()))
+    counts = token_bytes(document.encode(), encoding.offsets)
+    assert counts.cumsum().tolist() == naive
+    assert counts.min() >= 0
+    assert counts.sum() == len(document.encode())
+
+
+def test_the_share_held_out_is_the_fraction_and_grows_with_it() -> None:
+    documents = [f"Dokument {number}".encode() for number in range(4000)]
+    for seed in (-1, 0, 7):
+        sides = {fraction: [is_held_out(raw, seed, fraction) for raw in documents] for fraction in (0, 0.1, 0.3, 1)}
+        assert not any(sides[0])
+        assert all(sides[1])
+        assert sum(sides[0.1]) == pytest.approx(400, abs=60)
+        assert sum(sides[0.3]) == pytest.approx(1200, abs=100)
+        assert all(more >= less for more, less in zip(sides[0.3], sides[0.1], strict=True))
+    assert [is_held_out(raw, 0, 0.5) for raw in documents] != [is_held_out(raw, 1, 0.5) for raw in documents]
