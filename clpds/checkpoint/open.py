@@ -6,13 +6,13 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -26,17 +26,10 @@ from transformers import (
 from clpds.checkpoint.anatomy import Anatomy, anatomy
 from clpds.checkpoint.lazy import Checkpoint, LazyTensor
 from clpds.checkpoint.names import fit, some
+from clpds.checkpoint.safetensors import read_safetensors
 from clpds.errors import UserError
 from clpds.progress import progress
 
-# In the order in which safetensors lays them out in a file, widest alignment first.
-SAFETENSORS_DTYPES = {
-    "I64": torch.int64, "F64": torch.float64,
-    "F32": torch.float32, "I32": torch.int32,
-    "BF16": torch.bfloat16, "F16": torch.float16, "I16": torch.int16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I8": torch.int8, "U8": torch.uint8,
-    "BOOL": torch.bool,
-}  # fmt: skip
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "vocab.txt", "*.model", "chat_template.jinja",
@@ -57,15 +50,21 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         raise UserError(f"{folder} is a file; expected a Hugging Face model folder, a .gguf file or a hub id")
     if not folder.is_dir():
         folder = _download(str(path))
+    bare, wanted = open_without_weights(folder)
+    return replace(bare, tensors=fit(_read_headers(folder), wanted, folder))
+
+
+def open_without_weights(folder: Path) -> tuple[Checkpoint, Anatomy]:
+    """Config, generation config and tokenizer of a model folder, with no tensors yet."""
     config, wanted = _read_config(folder)
-    tensors = fit(_read_headers(folder), wanted, folder)
-    return Checkpoint(
-        tensors=tensors,
+    bare = Checkpoint(
+        tensors={},
         config=config,
         generation_config=_read_generation_config(folder),
         tokenizer_folder=folder if has_tokenizer(folder) else None,
         path=folder,
     )
+    return bare, wanted
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -114,7 +113,7 @@ def _read_generation_config(folder: Path) -> GenerationConfig | None:
 def _read_headers(folder: Path) -> dict[str, LazyTensor]:
     """All tensors of all weight files of ``folder``, under the names they have there."""
     readers: tuple[tuple[str, Callable[[Path], dict[str, LazyTensor]]], ...] = (
-        ("model.safetensors", _read_safetensors),
+        ("model.safetensors", read_safetensors),
         ("pytorch_model.bin", _read_bin),
     )
     for name, read in readers:
@@ -143,32 +142,6 @@ def _weight_map(index: Path) -> dict[str, str]:
         if not (index.parent / file).is_file():
             raise UserError(f"{index.parent / file} is missing, but {index.name} names it; download it again")
     return weight_map
-
-
-def _read_safetensors(file: Path) -> dict[str, LazyTensor]:
-    try:
-        handle: Any = safe_open(file, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is truncated or damaged ({_one_line(error)}); download it again") from error
-
-    def lazy(name: str) -> LazyTensor:
-        part = handle.get_slice(name)
-        dtype = SAFETENSORS_DTYPES.get(part.get_dtype())
-        if dtype is None:
-            raise UserError(f"{file}: tensor {name} is of type {part.get_dtype()}, which is not supported")
-
-        def load() -> Tensor:
-            tensor: Tensor = handle.get_tensor(name)
-            return tensor
-
-        def rows(start: int, stop: int) -> Tensor:
-            tensor: Tensor = handle.get_slice(name)[start:stop]
-            return tensor
-
-        shape = tuple(part.get_shape())
-        return LazyTensor(shape, dtype, load, rows if shape else None, origin=str(file))
-
-    return {name: lazy(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
 
 
 def _read_bin(file: Path) -> dict[str, LazyTensor]:

@@ -3,7 +3,7 @@
 import copy
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,14 @@ from clpds import provenance
 from clpds.checkpoint.anatomy import Anatomy, anatomy
 from clpds.checkpoint.lazy import Checkpoint, LazyTensor
 from clpds.checkpoint.names import file_names, some
-from clpds.checkpoint.open import SAFETENSORS_DTYPES, TOKENIZER_FILES
+from clpds.checkpoint.open import TOKENIZER_FILES
+from clpds.checkpoint.safetensors import write_safetensors
 from clpds.errors import UserError
 from clpds.output import new_folder
 from clpds.progress import progress
 from clpds.recipe import Step
 
-DTYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
-LAYOUT = {dtype: place for place, dtype in enumerate(SAFETENSORS_DTYPES.values())}
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-CHUNK = 64 * 2**20  # bytes looked at and written at once
 
 
 def write_checkpoint(
@@ -76,7 +74,7 @@ def write_checkpoint(
             (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
         with progress(f"writing {out} (MB)", size // 10**6) as advance:
             for file, names in shards.filename_to_tensors.items():
-                for written in _write_safetensors(folder / file, {name: tensors[name] for name in names}):
+                for written in write_safetensors(folder / file, {name: tensors[name] for name in names}):
                     advance(written / 10**6)
         provenance.record(folder, step, inputs, **facts)
 
@@ -106,40 +104,6 @@ def _require_whole(tensors: Mapping[str, LazyTensor], wanted: Anatomy) -> None:
     if made != wanted.shapes:
         wrong = sorted({name for name, _ in made.items() ^ wanted.shapes.items()})
         raise ValueError(f"these tensors do not fit {wanted.model_class.__name__} and its config: {some(wrong)}")
-
-
-def _write_safetensors(file: Path, tensors: Mapping[str, LazyTensor]) -> Iterator[int]:
-    """Write one file, yielding the bytes of each chunk written; byte for byte what ``save_file`` gives."""
-    names = sorted(tensors, key=lambda name: (LAYOUT[tensors[name].dtype], name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name in names:
-        tensor = tensors[name]
-        header[name] = {
-            "dtype": DTYPE_NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + tensor.nbytes],
-        }
-        offset += tensor.nbytes
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    with file.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little"))
-        stream.write(text)
-        for name in names:
-            for chunk in finite_chunks(name, tensors[name]):
-                stream.write(chunk.view(torch.uint8).numpy().data)
-                yield chunk.nbytes
-
-
-def finite_chunks(name: str, lazy: LazyTensor) -> Iterator[torch.Tensor]:
-    """The tensor's elements as contiguous 1-D chunks; UserError at the first NaN or infinity."""
-    tensor = lazy.load().reshape(-1).contiguous()
-    for chunk in torch.split(tensor, max(1, CHUNK // lazy.dtype.itemsize)):
-        if lazy.dtype.is_floating_point and lazy.dtype.itemsize > 1 and not bool(chunk.isfinite().all()):
-            kind = str(lazy.dtype).removeprefix("torch.")
-            raise UserError(f"tensor {name} of {lazy.origin or 'the model'} holds NaN or infinity as {kind}")
-        yield chunk
 
 
 def _main_dtype(tensors: Mapping[str, LazyTensor]) -> torch.dtype:
