@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import socket
 import traceback
 from collections.abc import Callable
@@ -31,23 +32,26 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, ti
         pipes.append(receiver)
         processes.append(process)
     try:
-        return [_result(rank, pipe, timeout) for rank, pipe in enumerate(pipes)]
+        results = [_result(rank, pipe, timeout) for rank, pipe in enumerate(pipes)]
     finally:
         for process in processes:
             process.join(10)
             process.kill()
+    problems = [problem for problem, _ in results if problem]
+    if problems:  # the first to fail makes the others fail: show all
+        raise RuntimeError("\n".join(problems))
+    return [value for _, value in results]
 
 
-def _result(rank: int, pipe: Connection, timeout: float) -> Any:
+def _result(rank: int, pipe: Connection, timeout: float) -> tuple[str | None, Any]:
+    """What went wrong on a rank, or its result."""
     if not pipe.poll(timeout):
-        raise RuntimeError(f"rank {rank} said nothing for {timeout} s")
+        return f"rank {rank} said nothing for {timeout} s", None
     try:
-        succeeded, value = pipe.recv()
+        succeeded, value = pickle.loads(pipe.recv_bytes())
     except EOFError:
-        raise RuntimeError(f"rank {rank} died") from None
-    if not succeeded:
-        raise RuntimeError(f"rank {rank}:\n{value}")
-    return value
+        return f"rank {rank} died", None
+    return (None, value) if succeeded else (f"rank {rank}:\n{value}", None)
 
 
 def _rank(
@@ -69,9 +73,9 @@ def _rank(
     import torch.distributed as dist
 
     try:
-        sender.send((True, function(*arguments)))
+        sender.send_bytes(pickle.dumps((True, function(*arguments))))  # by value, tensors too
     except BaseException:
-        sender.send((False, traceback.format_exc()))
+        sender.send_bytes(pickle.dumps((False, traceback.format_exc())))
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -66,7 +66,8 @@ def agree(work: Callable[[], T]) -> T:
 
 
 def on_first_rank(work: Callable[[], T]) -> T:
-    """Do ``work`` on rank 0 while the others wait; every rank gets its result (small, picklable)."""
+    """Do ``work`` on rank 0 once all ranks are here; every rank gets its result (small, picklable)."""
+    dist.barrier()
     results: list[T | None] = [None]
 
     def do() -> None:

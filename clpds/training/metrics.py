@@ -41,8 +41,9 @@ class Metrics:
             self._board.add_scalar(name, value, step)
         if "loss" in values:
             self._show(step, f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s")
-        else:
-            self.say(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in _flatten(values)))
+        for corpus, score in values.get("validation", {}).items():
+            bits = score["bits_per_byte"]
+            self.say(f"step {step}: validation on {corpus}: loss {score['loss']:.3f}, {bits:.3f} bits per byte")
 
     def say(self, text: str) -> None:
         """A line on the screen, above the bar."""

@@ -46,7 +46,6 @@ def save(engine: Any, run: Path, stage: Train, position: Position) -> None:
     partial = folder / f"{name}.partial"
     on_first_rank(lambda: shutil.rmtree(partial, ignore_errors=True))
     engine.save_checkpoint(str(folder), tag=partial.name, save_latest=False, exclude_frozen_parameters=False)
-    dist.barrier()
     hashes: list[dict[str, tuple[int, str]]] = [{}] * dist.get_world_size()
     dist.all_gather_object(hashes, hash_files(_own_files(partial)))
 

@@ -1,7 +1,6 @@
 """Small stages on real text, and what a rank does with one."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,14 +50,10 @@ def stage(inputs: dict[str, Path], out: Path, **changes: Any) -> Train:
     return replace(base, **changes)
 
 
-def run_stage(task: Train, stop_at: int | None = None) -> list[dict[str, Any]]:
-    """What one rank does; returns the lines of metrics. ``stop_at`` plays a signal at that step on rank 1."""
+def run_stage(task: Train) -> list[dict[str, Any]]:
+    """What one rank does; returns the lines of metrics."""
     with stop_flag() as flag, process_group() as device:
-        if stop_at is not None:
-            steps = replace(task, steps=stop_at)
-            train(steps, device, flag)
-        else:
-            train(task, device, flag)
+        train(task, device, flag)
     return read_metrics(task.out)
 
 
@@ -70,7 +65,3 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 def curve(lines: list[dict[str, Any]], key: str = "loss") -> list[float]:
     return [line[key] for line in lines]
-
-
-def rank() -> int:
-    return int(os.environ["RANK"])

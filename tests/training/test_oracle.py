@@ -1,5 +1,8 @@
 """ZeRO-3 on one and two ranks is torch's AdamW on the joined batch: the trainer's oracle."""
 
+import json
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -36,7 +39,7 @@ def plain_torch(task: Train) -> tuple[list[float], list[float]]:
         nll, count = torch.zeros(()), 0
         for ids, positions in zip(batch.input_ids, batch.position_ids, strict=True):
             starts = [*(positions == 0).nonzero().flatten().tolist(), len(ids)]
-            for start, stop in zip(starts, starts[1:], strict=False):
+            for start, stop in pairwise(starts):
                 logits = model(input_ids=ids[None, start:stop]).logits[0, :-1]
                 nll = nll + torch.nn.functional.cross_entropy(logits, ids[start + 1 : stop], reduction="sum")
                 count += stop - start - 1
@@ -51,12 +54,16 @@ def plain_torch(task: Train) -> tuple[list[float], list[float]]:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "micro_batch", "checkpointing"), [(2, 4, False), (2, 2, True), (1, 8, False), (1, 2, False)]
+    ("zero", "ranks", "micro_batch", "checkpointing"),
+    [(3, 2, 4, False), (3, 2, 2, True), (3, 1, 8, False), (3, 1, 2, False), (1, 2, 2, False)],
 )
 def test_equals_plain_torch(
-    inputs: dict[str, Path], tmp_path: Path, ranks: int, micro_batch: int, checkpointing: bool
+    inputs: dict[str, Path], tmp_path: Path, zero: int, ranks: int, micro_batch: int, checkpointing: bool
 ) -> None:
     task = stage(inputs, tmp_path / "run", micro_batch=micro_batch, activation_checkpointing=checkpointing)
+    if zero != 3:
+        (tmp_path / "zero.json").write_text(json.dumps({"zero_optimization": {"stage": zero}}))
+        task = replace(task, deepspeed=tmp_path / "zero.json")
     losses, norms = plain_torch(task)
     lines = run_ranks(ranks, run_stage, task)[0]
     assert curve(lines) == pytest.approx(losses, abs=1e-6)

@@ -1,0 +1,165 @@
+"""Loading, freezing, validating, stopping: what a stage does beside the arithmetic of its steps."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import deepspeed
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from clpds.checkpoint import open_checkpoint
+from clpds.errors import UserError
+from clpds.recipe import Corpus, Optimizer, Train, Validation
+from clpds.training.engine import build_model, deepspeed_config
+from clpds.training.group import process_group
+from clpds.training.loop import train
+from clpds.training.stopping import stop_flag
+from tests.ranks import run_ranks
+from tests.tiny import save_model, tiny_model, tiny_tokenizer
+from tests.training.stages import curve, read_metrics, run_stage, stage, write_inputs
+
+BF16 = {
+    "bf16": {"enabled": True},
+    "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+    "data_types": {"grad_accum_dtype": "fp32"},
+    "communication_data_type": "fp32",
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_inputs(tmp_path_factory.mktemp("stage"))
+
+
+def loaded(folder: Path, config: dict[str, object]) -> dict[str, torch.Tensor]:
+    """All parameters after each rank has filled its slices, gathered."""
+    with process_group() as device:
+        model = build_model(open_checkpoint(folder), config, device)
+        assert all(hasattr(parameter, "ds_id") for parameter in model.parameters())
+        with deepspeed.zero.GatheredParameters(list(model.parameters())):
+            return {name: parameter.detach().float().clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize(("shape", "tied"), [("llama", True), ("gpt_neox", False), ("opt", True)])
+def test_sliced_loading_is_from_pretrained(tmp_path: Path, shape: str, tied: bool) -> None:
+    folder = save_model(tmp_path / "model", tiny_model(shape, 603, tied=tied))  # 603: no multiple of the ranks
+    expected = dict(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).named_parameters())
+    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
+    for found in run_ranks(2, loaded, folder, config):
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def refused(task: Train) -> str:
+    """The message with which a rank stops."""
+    with stop_flag() as flag, process_group() as device:
+        try:
+            train(task, device, flag)
+        except UserError as error:
+            return str(error)
+    return ""
+
+
+def damaged(model: Path, out: Path, *, scale: float) -> Path:
+    """The model with one element of one tensor multiplied, in the second rank's half."""
+    shutil.copytree(model, out)
+    tensors = load_file(out / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][-1, -1] *= scale
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    return out
+
+
+def test_nan_stops_every_rank_by_name(inputs: dict[str, Path], tmp_path: Path) -> None:
+    model = damaged(inputs["model"], tmp_path / "model", scale=float("nan"))
+    messages = run_ranks(2, refused, stage(inputs, tmp_path / "run", model=model))
+    assert messages[0] == messages[1]
+    assert "model.layers.1.mlp.up_proj.weight" in messages[0]
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_what_does_not_fit_is_named(inputs: dict[str, Path], tmp_path: Path) -> None:
+    other = tiny_tokenizer("byte_bpe", "en")
+    stranger = save_model(tmp_path / "stranger", tiny_model("llama", len(other)), other)
+    small = save_model(tmp_path / "small", tiny_model("llama", 300))
+    short = save_model(tmp_path / "short", tiny_model("gpt2", 600, n_positions=32))
+    bloom = save_model(tmp_path / "bloom", tiny_model("bloom", 600))
+    for model, words in (
+        (stranger, "different tokenizers"),
+        (small, "300 rows"),
+        (short, "32 positions"),
+        (bloom, "isolate_documents: false"),
+    ):
+        (message,) = run_ranks(1, refused, stage(inputs, tmp_path / "run", model=model))
+        assert words in message
+    missing = {"german": Corpus(path=tmp_path / "nowhere")}
+    assert "nowhere" in run_ranks(1, refused, stage(inputs, tmp_path / "run", data=missing))[0]
+    assert "'*.embed'" in run_ranks(1, refused, stage(inputs, tmp_path / "run", trainable=("*.embed",)))[0]
+
+
+def test_deepspeed_file_that_contradicts_the_recipe(inputs: dict[str, Path], tmp_path: Path) -> None:
+    def message(config: dict[str, object], ranks: int = 2) -> str:
+        (tmp_path / "ds.json").write_text(json.dumps(config))
+        with pytest.raises(UserError) as caught:
+            deepspeed_config(stage(inputs, tmp_path, deepspeed=tmp_path / "ds.json"), ranks)
+        return str(caught.value)
+
+    assert "gradient_clipping is 1.0" in message({"gradient_clipping": 1.0})
+    assert "train_batch_size is 4, but global_batch of the recipe is 8" in message({"train_batch_size": 4})
+    assert "'scheduler'" in message({"scheduler": {"type": "WarmupLR"}})
+    assert "micro_batch x ranks = 2 x 3" in message({}, ranks=3)
+    (tmp_path / "ds.json").write_text(json.dumps({"train_batch_size": "auto"}))
+    filled = deepspeed_config(stage(inputs, tmp_path, deepspeed=tmp_path / "ds.json"), 2)
+    assert (filled["train_batch_size"], filled["gradient_accumulation_steps"]) == (8, 2)
+
+
+def test_validation_is_the_same_on_any_number_of_ranks(inputs: dict[str, Path], tmp_path: Path) -> None:
+    scores = []
+    for ranks in (1, 2):
+        task = stage(inputs, tmp_path / f"run-{ranks}", steps=2, validation=Validation(every=2, blocks=7))
+        run_ranks(ranks, run_stage, task)
+        lines = (task.out / "metrics.jsonl").read_text().splitlines()
+        scores.append(json.loads(lines[-1])["validation"]["german"])
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+    assert 2 < scores[0]["bits_per_byte"] < 8
+
+
+def test_bf16_follows_float32(inputs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "bf16.json").write_text(json.dumps(BF16))
+    float32 = run_ranks(2, run_stage, stage(inputs, tmp_path / "float32"))[0]
+    bf16 = run_ranks(2, run_stage, stage(inputs, tmp_path / "bf16", deepspeed=tmp_path / "bf16.json"))[0]
+    assert curve(bf16) == pytest.approx(curve(float32), rel=5e-3)
+    assert curve(bf16) != curve(float32)
+
+
+def run_until_signalled(task: Train) -> int:
+    """Train; rank 1 gets SIGUSR1 from outside once the third step is logged. Returns the step reached."""
+
+    def send() -> None:
+        while not (task.out / "metrics.jsonl").is_file() or len(read_metrics(task.out)) < 3:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    with stop_flag() as flag, process_group() as device:
+        if os.environ["RANK"] == "1":
+            threading.Thread(target=send, daemon=True).start()
+        return train(task, device, flag).step
+
+
+def test_a_signal_at_one_rank_stops_all_and_loses_nothing(inputs: dict[str, Path], tmp_path: Path) -> None:
+    whole = stage(inputs, tmp_path / "whole", steps=40, optimizer=Optimizer(lr=1e-3))
+    run_ranks(2, run_stage, whole)
+    task = replace(whole, out=tmp_path / "stopped")
+    reached = run_ranks(2, run_until_signalled, task)
+    assert reached[0] == reached[1]
+    assert 3 <= reached[0] < 40
+    assert (task.out / "checkpoints" / "latest").read_text().strip() == f"step-{reached[0]:08d}"
+    run_ranks(2, run_stage, task)
+    assert curve(read_metrics(task.out)) == curve(read_metrics(whole.out))
