@@ -100,8 +100,12 @@ def rank(
 
 
 def best(scores: Sequence[Score]) -> Variant:
-    """The variant with the highest score."""
-    return next(score.variant for score in scores if score.variant is not None)
+    """The variant with the highest cosine among those whose rows do not explode.
+
+    Unrelated rows of the right length explain -1 of the spread; less means rows of the wrong length,
+    which a cosine does not see. Some weightings are true averages, so there is always one left.
+    """
+    return next(score.variant for score in scores if score.variant and score.explained > -1)
 
 
 def _measure(predicted: Tensor, truth: Tensor, mean: Tensor) -> tuple[float, float]:

@@ -86,11 +86,6 @@ def _check_options(step: Init) -> None:
     check_free(step.out, overwrite=step.overwrite)
     if step.method == "clp" and step.helper is None:
         raise UserError("--method clp needs --helper, a small model of the target language with the target tokenizer")
-    for key, least in (("pad_to", 1), ("neighbours", 1), ("ridge", 0)):
-        if getattr(step, key) < least:
-            raise UserError(f"{key} is {getattr(step, key)}; it must be at least {least}")
-    if step.temperature <= 0:
-        raise UserError(f"temperature is {step.temperature:g}; it must be over 0")
 
 
 def _open(step: Init) -> Models:
@@ -112,8 +107,10 @@ def _choose(step: Init, models: Models) -> Choice:
     """Rank the weightings and take the one asked for, or the best for ``auto``."""
     shared, helper = models.shared, models.helper
     assert helper is not None  # _check_options
-    if len(shared.target) < 2:
-        raise UserError(f"{step.source} and {step.helper} have no overlap: {len(shared.target)} tokens in common")
+    if len(shared.target) - shared.how["special"] < 2:
+        raise UserError(
+            f"{step.source} and {step.helper} have no overlap: no text is a token of both; try --method mean"
+        )
     own = parts(helper)
     matrices = {role: read_rows(helper, own.get(role, own["input"])[:1]) for role in models.rows}
     _check_height(matrices["input"], models.target_tokenizer, helper.path)
