@@ -115,7 +115,7 @@ class Init(_Checked):
     """How missing rows are weighted over the overlap (clp); auto picks by held-out overlap rows."""
     neighbours: Count = 10
     """k, for the weighting `nearest`."""
-    temperature: Amount = 0.05
+    temperature: Annotated[float, BeforeValidator(_no_switch), Field(gt=0)] = 0.05
     """Softmax temperature, for the weighting `nearest`."""
     ridge: Amount = 1.0
     """Ridge strength relative to the mean eigenvalue of H^T H (H: helper rows), for the weighting `ridge`."""
@@ -278,7 +278,7 @@ class Report(_Checked):
     """Compare evaluations and draw the training curve: a table on the screen, one picture."""
 
     evals: Annotated[dict[str, Path], Field(min_length=1)]
-    """Label and JSON file written by `clpds eval --out`, in the order of the table."""
+    """Label and JSON file written by `clpds eval --out`, in the order shown: --evals random a.json clp b.json."""
     run: MaybePath = None
     """A training run whose curve is drawn beside the bars."""
     title: str = "clpds"
@@ -327,7 +327,10 @@ class Recipe:
         if name in found:
             return name, found[name]
         names = ", ".join(found) or "none"
-        asked = f"has no {verb} step '{name}'" if name else f"has {len(found)} {verb} steps; pass --step"
+        if name is not None:
+            asked = f"has no {verb} step '{name}'"
+        else:
+            asked = f"has {len(found)} {verb} steps; pass --step" if found else f"has no {verb} step"
         raise UserError(f"{self.path} {asked} (its {verb} steps: {names})")
 
 
@@ -452,5 +455,5 @@ def _apply(steps: dict[str, Any], override: str, default_step: str | None) -> No
 
 
 def _nearest(word: str, known: Iterable[Any]) -> str:
-    close = difflib.get_close_matches(word, [str(name) for name in known], n=1)
+    close = difflib.get_close_matches(word, [str(name) for name in known], n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from math import prod
@@ -22,8 +23,6 @@ from clpds.output import new_folder
 from clpds.progress import progress
 from clpds.recipe import Step
 
-UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
 
 def write_checkpoint(
     checkpoint: Checkpoint,
@@ -43,6 +42,9 @@ def write_checkpoint(
     provenance.json. Raises UserError, leaving nothing behind, for a NaN or infinity (naming the
     tensor and where it came from), an existing ``out`` or a disk too small.
     """
+    for role, path in inputs.items():
+        if path is not None and path.exists() and out.resolve() in path.resolve().parents:
+            raise UserError(f"{out} holds the {role} {path}, which is read; choose another folder")
     config = copy.deepcopy(checkpoint.config)
     wanted = anatomy(config)
     _require_whole(checkpoint.tensors, wanted)
@@ -90,12 +92,11 @@ def copy_tokenizer(source: Path | None, folder: Path) -> None:
 
 def parse_size(text: str) -> int:
     """``"5GB"`` to bytes, as transformers reads it; UserError otherwise."""
-    upper = text.strip().upper()
-    unit = next((unit for unit in UNITS if upper.endswith(unit)), "")
-    number = upper.removesuffix(unit)
-    if not unit or not number.replace(".", "", 1).isdigit() or float(number) <= 0:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT])(I?)B", text.strip().upper())
+    size = int(float(match[1]) * (1024 if match[3] else 1000) ** (1 + "KMGT".index(match[2]))) if match else 0
+    if size <= 0:
         raise UserError(f"max_shard_size {text!r} is not a size such as 500MB or 5GB")
-    return int(float(number) * UNITS[unit])
+    return size
 
 
 def _require_whole(tensors: Mapping[str, LazyTensor], wanted: Anatomy) -> None:
