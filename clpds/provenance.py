@@ -16,7 +16,7 @@ from clpds.progress import progress
 from clpds.recipe import Step, verb_of
 
 FILE = "provenance.json"
-PACKAGES = ("clpds", "torch", "transformers", "tokenizers", "datasets", "deepspeed")
+PACKAGES = ("clpds", "torch", "transformers", "tokenizers", "sentencepiece", "datasets", "deepspeed")
 CHUNK = 16 * 2**20  # bytes hashed at once
 
 
@@ -50,6 +50,8 @@ def read(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            raise ValueError("no mapping")
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is not readable JSON ({error}); make the folder again") from error
     return document

@@ -24,6 +24,7 @@ from tyro.conf import Positional, arg
 from yaml.error import MarkedYAMLError
 
 from clpds.errors import UserError
+from clpds.resources import find
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 InitMethod = Literal["clp", "random", "mean", "subpieces"]
@@ -340,11 +341,12 @@ def verb_of(step: Step) -> str:
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), *, default_step: str | None = None) -> Recipe:
-    """Read a YAML recipe and apply ``step.section.key=value`` overrides.
+    """Read a YAML recipe (a path, or the name of one of recipes/) and apply ``step.section.key=value`` overrides.
 
     With ``default_step`` the overrides are ``section.key=value`` of that step.
     Raises UserError that names the file and key, with the nearest known name.
     """
+    path = find("recipes", path)
     try:
         document = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -399,6 +401,8 @@ def _step(path: Path, name: Any, raw: Any) -> Step:
     if not isinstance(name, str):
         raise UserError(f"{path}: the step name {name!r} is no text to YAML; put it in quotes")
     verb = raw.get("verb") if isinstance(raw, dict) else None
+    if verb is None:
+        raise UserError(f"{path}: key '{name}.verb' is missing; known: {', '.join(VERBS)}")
     if not isinstance(verb, str) or verb not in VERBS:
         raise UserError(f"{path}: {name}.verb is {verb!r}{_nearest(str(verb), VERBS)}; known: {', '.join(VERBS)}")
     keys = {key: value for key, value in raw.items() if key != "verb"}
