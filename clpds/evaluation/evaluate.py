@@ -150,8 +150,10 @@ def _hash(document: Any) -> str:
 
 
 def _show(step: recipe.Eval, result: Score, count: int, blocks: Blocks) -> None:
-    table = Table(box=None, show_header=False, title=f"{step.model} on {step.data}", title_justify="left")
-    table.add_column(style="bold")
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_row("model", str(step.model))
+    table.add_row("data", str(step.data))
     table.add_row("loss", f"{result.loss:.4f} nats a token")
     table.add_row("perplexity", f"{result.perplexity:,.2f}")
     table.add_row("bits per byte", f"{result.bits_per_byte:.4f}")
