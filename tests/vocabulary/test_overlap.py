@@ -84,6 +84,10 @@ def test_all_bytes_find_the_same_byte() -> None:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     assert {token: pairs[token_ids(other)[token]] for token in alphabet} == {t: byte_ids[t] for t in alphabet}
 
+    # Half of the byte-level ones are ASCII and so text; byte fallback has none but for bytes.
+    assert overlap(byte_bpe, other).how["byte"] == 128
+    assert overlap(byte_bpe, sp_bpe).how["byte"] == 256
+
     to_fallback, from_fallback = _pairs(overlap(byte_bpe, sp_bpe)), _pairs(overlap(sp_bpe, byte_bpe))
     fallbacks = [sp_ids[f"<0x{byte:02X}>"] for byte in range(256)]
     assert sorted(to_fallback[id_] for id_ in fallbacks) == sorted(byte_ids[token] for token in alphabet)
@@ -108,6 +112,7 @@ def test_two_targets_may_share_a_row_and_holes_are_in_neither() -> None:
     source = byte_level(["<|end|>"], bos_token="<|end|>", eos_token="<|end|>")
     target = byte_level(["<s>", "</s>"], {"Gott": 400}, bos_token="<s>", eos_token="</s>")
     found = overlap(source, target)
+    assert found.target.tolist() == list(range(258))
     assert found.rows == 401
     assert found.missing.tolist() == [400]
     assert (_pairs(found)[256], _pairs(found)[257]) == (256, 256)
