@@ -132,6 +132,16 @@ def test_the_split_of_a_document_does_not_depend_on_the_others(step: recipe.Data
     assert decoded(tmp_path / "reseeded", "validation") != decoded(step.out, "validation")
 
 
+def test_a_document_that_the_tokenizer_finds_nothing_in_is_left_out(step: recipe.Data, tmp_path: Path) -> None:
+    tiny_tokenizer("wordpiece").save_pretrained(tmp_path / "wordpiece")
+    path = write(tmp_path, "txt", ["\u200e", "Gott sprach"])
+    changes = {"input": (path,), "tokenizer": tmp_path / "wordpiece", "sequence_length": 4}
+    prepare(replace(step, **changes, validation_fraction=1.0))
+    record = provenance.read(step.out)
+    assert record is not None
+    assert record["splits"]["validation"]["documents"] == 1
+
+
 def test_all_or_nothing_held_out(step: recipe.Data, tmp_path: Path) -> None:
     for fraction, split, other in ((0.0, "train", "validation"), (1.0, "validation", "train")):
         out = tmp_path / split

@@ -3,11 +3,21 @@
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, processors
 
 from clpds.data.tokenise import is_held_out, token_bytes
 from tests.tiny import text, tiny_tokenizer
 
-FAMILIES = ("byte_bpe", "sp_bpe", "unigram", "wordpiece")
+FAMILIES = ("byte_bpe", "trimming", "sp_bpe", "unigram", "wordpiece")
+
+
+def backend(family: str) -> Tokenizer:
+    """A tokenizer of tests/tiny.py; ``trimming``: byte_bpe whose offsets leave out white space, as GPT-2's do."""
+    if family != "trimming":
+        return tiny_tokenizer(family).backend_tokenizer
+    trimming = Tokenizer.from_str(tiny_tokenizer("byte_bpe").backend_tokenizer.to_str())
+    trimming.post_processor = processors.ByteLevel(trim_offsets=True)
+    return trimming
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -16,7 +26,7 @@ FAMILIES = ("byte_bpe", "sp_bpe", "unigram", "wordpiece")
 @example("  zwei  Leerzeichen \n\n und 😀 €uro e\u0301 中文 ")
 @example(text("de")[0])
 def test_token_bytes_are_those_up_to_the_furthest_character_so_far(family: str, document: str) -> None:
-    encoding = tiny_tokenizer(family).backend_tokenizer.encode(document, add_special_tokens=False)
+    encoding = backend(family).encode(document, add_special_tokens=False)
     if not encoding.ids:
         return
     naive = []
@@ -27,6 +37,10 @@ def test_token_bytes_are_those_up_to_the_furthest_character_so_far(family: str, 
     assert counts.cumsum().tolist() == naive
     assert counts.min() >= 0
     assert counts.sum() == len(document.encode())
+
+
+def test_a_token_that_ends_before_the_furthest_stands_for_nothing() -> None:
+    assert token_bytes("aä€d".encode(), [(0, 3), (0, 1), (1, 2), (2, 4)]).tolist() == [6, 0, 0, 1]
 
 
 def test_the_share_held_out_is_the_fraction_and_grows_with_it() -> None:
