@@ -1,0 +1,1 @@
+"""Conversion: ZeRO checkpoints, and whatever else can be opened, to Hugging Face folders."""
