@@ -1,6 +1,5 @@
 """`clpds data`: the same bytes whatever the workers and the interruptions, and a clean held-out split."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 import datasets
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, GPT2Config
+from transformers import AutoTokenizer, BertConfig
 
 from clpds import provenance, recipe
 from clpds.data import read, tokenise
@@ -257,17 +256,19 @@ def descendants(pid: int) -> list[int]:
 
 
 def test_what_a_models_config_says_of_its_tokenizer_is_not_lost(step: recipe.Data, tmp_path: Path) -> None:
+    """An older BERT: a list of words, and a config.json that tells what kind of tokenizer it is for."""
     model = tmp_path / "model"
-    tiny_tokenizer("byte_bpe").save_pretrained(model)
-    settings = model / "tokenizer_config.json"
-    settings.write_text(json.dumps({"eos_token": "</s>", "bos_token": "<s>", "unk_token": "</s>"}))
-    GPT2Config().save_pretrained(model)
+    model.mkdir()
+    words = sorted(tiny_tokenizer("wordpiece").get_vocab().items(), key=lambda item: item[1])
+    (model / "vocab.txt").write_text("".join(f"{word}\n" for word, _ in words), encoding="utf-8")
+    BertConfig().save_pretrained(model)
     (model / "model.safetensors").write_bytes(b"weights")
-    prepare(replace(step, tokenizer=model, out=tmp_path / "gpt2"))
-    loaded = AutoTokenizer.from_pretrained(tmp_path / "gpt2" / "tokenizer")
-    assert loaded(DOCUMENTS[0])["input_ids"] == AutoTokenizer.from_pretrained(model)(DOCUMENTS[0])["input_ids"]
-    assert loaded.special_tokens_map == AutoTokenizer.from_pretrained(model).special_tokens_map
-    assert not (tmp_path / "gpt2" / "tokenizer" / "model.safetensors").exists()
+    prepare(replace(step, tokenizer=model))
+    before, after = (AutoTokenizer.from_pretrained(folder) for folder in (model, step.out / "tokenizer"))
+    assert before(DOCUMENTS[0])["input_ids"] == after(DOCUMENTS[0])["input_ids"]
+    assert before.special_tokens_map == after.special_tokens_map
+    assert (step.out / "tokenizer" / "tokenizer.json").is_file()
+    assert not (step.out / "tokenizer" / "model.safetensors").exists()
 
 
 def test_ids_beyond_two_bytes_and_a_tokenizer_that_cuts_and_pads(step: recipe.Data, tmp_path: Path) -> None:
