@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from clpds.transfer.choose import best, grid, rank
+from clpds.transfer.choose import Score, best, grid, rank
 from clpds.transfer.clp import Variant, clp, helper_space
 from clpds.transfer.condition import condition, mean_pairwise_cosine
 from clpds.vocabulary.overlap import Overlap
@@ -71,6 +71,12 @@ def test_the_ranking_is_what_evaluating_every_variant_by_itself_gives() -> None:
     assert {score.variant: pytest.approx(score.cosine, abs=1e-5) for score in scores if score.variant} == brute
     assert best(scores) == max(brute, key=lambda variant: brute[variant])
     assert [score.cosine for score in scores] == sorted((score.cosine for score in scores), reverse=True)
+
+
+def test_rows_that_explode_are_never_the_best() -> None:
+    exploding, sound = Variant("published", center=True), Variant("ridge")
+    scores = [Score(exploding, 0.53, -44.0), Score(None, 0.52, 0.0), Score(sound, 0.51, 0.1)]
+    assert best(scores) == sound
 
 
 def test_two_roles_count_alike() -> None:

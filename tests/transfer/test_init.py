@@ -84,7 +84,7 @@ def test_what_was_done_is_on_record(step: Init, capsys: pytest.CaptureFixture[st
     assert provenance.verify(step.out) == []
     ranking = record["ranking"]
     assert {score["kind"] for score in ranking} == {"published", "clipped", "nearest", "ridge", "mean row"}
-    first = next(score for score in ranking if score["kind"] != "mean row")
+    first = next(score for score in ranking if score["kind"] != "mean row" and score["explained"] > -1)
     assert {key: first[key] for key in record["weighting"]} == record["weighting"]
     assert record["overlap"]["new"] > 0
     assert set(record["condition"]) == {"input", "output"}
@@ -186,7 +186,8 @@ def test_random_rows_have_the_sources_mean_and_deviation(step: Init, models: Pat
         assert ((rows.mean(dim=0) - source.mean(dim=0)).abs() < 5 * error).all()
         torch.testing.assert_close(rows.std(dim=0), source.std(dim=0), rtol=0.2, atol=0)
         assert not (rows[found.target] == source[found.source]).all(dim=1).any()
-    assert not torch.equal(new["model.embed_tokens.weight"], new["lm_head.weight"])
+    both = torch.stack([new[name].float().flatten() for name in ("model.embed_tokens.weight", "lm_head.weight")])
+    assert abs(float(torch.corrcoef(both)[0, 1])) < 0.05  # each its own noise
 
 
 def test_mean_rows(step: Init, models: Path) -> None:
@@ -223,6 +224,11 @@ def test_segments_spell_the_token_in_any_family(family: str) -> None:
     fragments = {id_ for id_ in ids if id_ in wanted and all(bytes([byte]) in alphabet for byte in wanted[id_].bytes)}
     assert any(not wanted[id_].bytes.startswith(b" ") and len(wanted[id_].bytes) > 2 for id_ in fragments)
     assert fragments <= exact  # no space slipped in before the inside of a word
+    if family != "byte_bpe":  # whose own cut of a fragment is right
+        for id_ in fragments:
+            text, first = wanted[id_].bytes, known[cut[id_][0]].bytes
+            longest = max((piece.bytes for piece in known.values() if text.startswith(piece.bytes)), key=len)
+            assert first == longest or text.startswith(b" ")
     if family in ("byte_bpe", "sp_bpe"):  # these have all bytes, umlauts and halves of them included
         assert exact == {id_ for id_ in ids if id_ in wanted}
 

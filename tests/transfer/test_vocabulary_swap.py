@@ -16,14 +16,14 @@ OLD, PAD_TO, PADDED = 96, 32, 128
 IDS = {"bos_token_id": 7, "eos_token_id": 9, "pad_token_id": 4}
 
 
-def new_ids() -> Tensor:
-    """The new id of each old one: 100 ids with four holes, shuffled, the special ones moved as IDS says."""
-    free = [id_ for id_ in range(100) if id_ not in (10, 40, 70, 98, *IDS.values())]
+def new_ids(special: dict[str, int]) -> Tensor:
+    """The new id of each old one: 100 ids with four holes, shuffled, the first three moved to ``special``."""
+    free = [id_ for id_ in range(100) if id_ not in (10, 40, 70, 98, *special.values())]
     order = torch.randperm(len(free), generator=torch.Generator().manual_seed(0)).tolist()
-    return torch.tensor([IDS["bos_token_id"], IDS["eos_token_id"], IDS["pad_token_id"], *(free[i] for i in order)])
+    return torch.tensor([*special.values(), *(free[i] for i in order)])
 
 
-def swapped(source: Checkpoint, to: Tensor, *, pad_to: int = PAD_TO) -> Checkpoint:
+def swapped(source: Checkpoint, to: Tensor, special: dict[str, int], *, pad_to: int = PAD_TO) -> Checkpoint:
     """``source`` with its own rows under new ids."""
     rows = {}
     for role, names in parts(source).items():
@@ -31,7 +31,7 @@ def swapped(source: Checkpoint, to: Tensor, *, pad_to: int = PAD_TO) -> Checkpoi
         rows[role] = old.new_full((int(to.max()) + 1, old.shape[1]), 1e6)  # holes: anything
         rows[role][to] = old
     return swap_vocabulary(
-        source, rows, used=to, special_ids=IDS, tokenizer_folder=source.tokenizer_folder or Path(), pad_to=pad_to
+        source, rows, used=to, special_ids=special, tokenizer_folder=source.tokenizer_folder or Path(), pad_to=pad_to
     )
 
 
@@ -40,8 +40,10 @@ def swapped(source: Checkpoint, to: Tensor, *, pad_to: int = PAD_TO) -> Checkpoi
 def test_a_renumbered_vocabulary_computes_what_the_source_does(shape: str, tied: bool, tmp_path: Path) -> None:
     dtype = torch.bfloat16 if shape == "gemma" else torch.float32
     model = tiny_model(shape, OLD, tied=tied, dtype=dtype)
-    source, to = open_checkpoint(save_model(tmp_path / "source", model)), new_ids()
-    result = swapped(source, to)
+    # Positions counted from the padding id (the two RoBERTas) move up in one case and down in the other.
+    special = IDS | {"pad_token_id": 1} if shape == "xlm-roberta" else IDS
+    source, to = open_checkpoint(save_model(tmp_path / "source", model)), new_ids(special)
+    result = swapped(source, to, special)
     write_checkpoint(result, tmp_path / "out", Init(source=tmp_path, out=tmp_path / "out"), inputs={}, card="")
     opened, problems = type(model).from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(problems.values())
@@ -66,14 +68,14 @@ def test_a_renumbered_vocabulary_computes_what_the_source_does(shape: str, tied:
         if name not in vocabulary and "position" not in name:
             assert tensor is source.tensors[name]
     for config in (opened.config, *([opened.generation_config] if shape in CAUSAL else [])):
-        assert {name: getattr(config, name) for name in IDS} == IDS
+        assert {name: getattr(config, name) for name in special} == special
 
 
 def test_rows_keep_their_bits_and_their_dtype() -> None:
     model = tiny_model("bert", OLD, tied=False, dtype=torch.bfloat16)
     tensors = {name: LazyTensor.of(tensor.detach()) for name, tensor in model.state_dict().items()}
-    source, to = Checkpoint(tensors=tensors, config=model.config), new_ids()
-    result = swapped(source, to, pad_to=1)
+    source, to = Checkpoint(tensors=tensors, config=model.config), new_ids(IDS)
+    result = swapped(source, to, IDS, pad_to=1)
     for names in parts(source).values():
         for name in names:
             new, old = result.tensors[name].load(), source.tensors[name].load()
