@@ -1,0 +1,176 @@
+"""CLP-Transfer and the weightings beyond it: tensors in, tensors out.
+
+Ostendorff & Rehm 2023, arXiv 2301.09626. The overlap's rows are copied. A missing token t gets the mean
+of the source rows s_o of the overlap, weighted by the similarity of the helper's rows h_t and h_o.
+``docs/methods/clp.md`` has the maths.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from clpds.progress import progress
+from clpds.transfer.vocabulary_swap import Role, Rows
+from clpds.vocabulary.overlap import Overlap
+
+BLOCK = 2**24  # numbers held at once of what is too large to hold: 64 MB in float32
+
+Kind = Literal["published", "clipped", "nearest", "ridge"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A weighting with its options; the fields mean what they mean in ``recipe.Init``."""
+
+    kind: Kind
+    neighbours: int = 10
+    temperature: float = 0.05
+    ridge: float = 1.0
+    center: bool = False
+
+    def __str__(self) -> str:
+        """The options that choose it on the command line."""
+        text = f"--weighting {self.kind}"
+        if self.kind == "nearest":
+            text += f" --neighbours {self.neighbours} --temperature {self.temperature:g}"
+        if self.kind == "ridge":
+            text += f" --ridge {self.ridge:g}"
+        return f"{text} --center" if self.center else text
+
+
+@dataclass(frozen=True)
+class Space:
+    """The helper's rows scaled to length 1, so that h_t . h_o is their cosine; zero rows stay zero."""
+
+    overlap: Tensor
+    """(n, p) float32: h_o, in the order of ``Overlap.target``."""
+    missing: Tensor
+    """(m, p) float32: h_t, in the order of ``Overlap.missing``."""
+
+
+def helper_space(helper: Tensor, shared: Overlap, *, center: bool) -> Space:
+    """The rows of ``helper``, (V_h, p), any dtype; ``center`` first takes off the mean of all those in use."""
+    overlap, missing = helper[shared.target].float(), helper[shared.missing].float()
+    if center:
+        mean = (overlap.sum(dim=0) + missing.sum(dim=0)) / (len(overlap) + len(missing))
+        overlap, missing = overlap - mean, missing - mean
+    return Space(normalize(overlap), normalize(missing))
+
+
+def clp(shared: Overlap, variant: Variant, helper: Mapping[Role, Tensor]) -> Rows:
+    """The method: the overlap's rows copied bit for bit, the missing ones by ``variant``.
+
+    ``helper`` has the helper's matrix for each role, (V_h, p).
+    """
+
+    def rows(source: Tensor, role: Role) -> Tensor:
+        overlap = source[shared.source]
+        new = torch.empty(shared.rows, source.shape[1], dtype=source.dtype)
+        new[shared.target] = overlap
+        space = helper_space(helper[role], shared, center=variant.center)
+        new[shared.missing] = missing_rows(space, overlap, variant).to(source.dtype)
+        return new
+
+    return rows
+
+
+def missing_rows(space: Space, source: Tensor, variant: Variant) -> Tensor:
+    """Rows of the missing tokens, (m, d) float32, from ``source``: the overlap's rows s_o, (n, d), any dtype."""
+    if variant.kind == "published":
+        return published(space, source)
+    if variant.kind == "clipped":
+        return clipped(space, source)
+    if variant.kind == "ridge":
+        return ridge(space, source, variant.ridge)
+    return nearest(*neighbours(space, variant.neighbours), source, variant.temperature)
+
+
+def published(space: Space, source: Tensor) -> Tensor:
+    """The paper's weights, w_o = cos(h_t, h_o) / sum cos(h_t, h_o'), without a similarity matrix.
+
+    They are linear in h_t: e_t = (h_t . A) / (h_t . z), A = sum_o h_o s_o^T (p, d) and z = sum_o h_o (p,).
+    A token whose denominator is zero to float32's rounding, as that of a zero helper row is, has no
+    published row and gets the mean of ``source``.
+    """
+    A = torch.zeros(space.overlap.shape[1], source.shape[1], dtype=torch.float64)
+    for h_o, s_o in zip(space.overlap.split(_height(source)), source.split(_height(source)), strict=True):
+        A += h_o.T @ s_o.float()
+    z = denominators(space)
+    undefined = z.abs() <= torch.finfo(torch.float32).eps * len(source)
+    rows = (space.missing @ A.float()).div_(z.float()[:, None])
+    rows[undefined] = source.mean(dim=0, dtype=torch.float32)
+    return rows
+
+
+def denominators(space: Space) -> Tensor:
+    """sum_o cos(h_t, h_o) of every missing token: (m,) float64."""
+    return space.missing.double() @ space.overlap.sum(dim=0, dtype=torch.float64)
+
+
+def clipped(space: Space, source: Tensor) -> Tensor:
+    """The paper's weights with negative cosines set to 0; the mean of ``source`` where none is left."""
+    source = source.float()
+    rows = torch.empty(len(space.missing), source.shape[1])
+    with progress("weighting new tokens", len(rows)) as advance:
+        for part in _parts(len(rows), len(source)):
+            weights = (space.missing[part] @ space.overlap.T).clamp_(min=0)
+            weights[weights.sum(dim=1) == 0] = 1
+            rows[part] = (weights @ source).div_(weights.sum(dim=1, keepdim=True))
+            advance(len(weights))
+    return rows
+
+
+def neighbours(space: Space, k: int) -> tuple[Tensor, Tensor]:
+    """Cosines and positions in the overlap of each missing token's k nearest, nearest first: both (m, k).
+
+    k falls to n where the overlap is smaller.
+    """
+    k = min(k, len(space.overlap))
+    cosines, indices = torch.empty(len(space.missing), k), torch.empty(len(space.missing), k, dtype=torch.long)
+    with progress("nearest shared tokens", len(cosines)) as advance:
+        for part in _parts(len(cosines), len(space.overlap)):
+            cosines[part], indices[part] = torch.topk(space.missing[part] @ space.overlap.T, k)
+            advance(len(cosines[part]))
+    return cosines, indices
+
+
+def nearest(cosines: Tensor, indices: Tensor, source: Tensor, temperature: float) -> Tensor:
+    """Mean of the nearest tokens' rows, weighted by softmax(cosine / temperature): (m, d) float32."""
+    weights = torch.softmax(cosines / temperature, dim=1)
+    rows = torch.empty(len(weights), source.shape[1])
+    for part in _parts(len(rows), source.shape[1] * weights.shape[1]):
+        rows[part] = torch.einsum("mk,mkd->md", weights[part], source[indices[part]].float())
+    return rows
+
+
+def ridge(space: Space, source: Tensor, strength: float) -> Tensor:
+    """Rows by the linear map W = argmin ||H W - S||^2 + lambda ||W||^2, fitted on the overlap: (m, d) float32.
+
+    H and S are centred on the overlap, which is an intercept without a penalty: a token of which the
+    helper knows nothing gets the mean row. lambda is ``strength`` times the mean eigenvalue of H^T H,
+    so that its meaning depends neither on the helper's width nor on the size of the overlap.
+    """
+    h_mean, s_mean = space.overlap.mean(dim=0), source.mean(dim=0, dtype=torch.float32)
+    p, d = space.overlap.shape[1], source.shape[1]
+    gram, moment = torch.zeros(p, p, dtype=torch.float64), torch.zeros(p, d, dtype=torch.float64)
+    for h_o, s_o in zip(space.overlap.split(_height(source)), source.split(_height(source)), strict=True):
+        gram += (h_o - h_mean).T @ (h_o - h_mean)
+        moment += (h_o - h_mean).T @ (s_o.float() - s_mean)
+    penalty = max(strength * float(gram.trace()) / p, torch.finfo(torch.float32).tiny)
+    W = torch.linalg.solve(gram + penalty * torch.eye(p, dtype=torch.float64), moment)
+    return s_mean + (space.missing - h_mean) @ W.float()
+
+
+def _height(source: Tensor) -> int:
+    """Rows of ``source`` in a block."""
+    return max(1, BLOCK // source.shape[1])
+
+
+def _parts(length: int, width: int) -> list[slice]:
+    """Slices of ``length`` rows with at most BLOCK numbers each, at ``width`` numbers a row."""
+    height = max(1, BLOCK // width)
+    return [slice(start, start + height) for start in range(0, length, height)]

@@ -1,0 +1,63 @@
+"""Are new rows fit to start from? Numbers that show rows which explode or have all become one vector."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from clpds.transfer.clp import Space
+from clpds.vocabulary.overlap import Overlap
+
+SAMPLE = 512  # missing tokens whose weights are looked at one by one
+CANCELS = 10  # sum |cos| / |sum cos|: from here on a row is a small difference of large ones
+MANY = 0.01  # share of such tokens worth a warning
+ONE_VECTOR = 0.1  # spread of the new rows relative to that of the rows they are made of
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The missing tokens' rows beside the overlap's source rows, for one matrix."""
+
+    norm: float
+    """Median length of the new rows over the median length of the overlap's."""
+    pairwise: float
+    """Mean cosine of two new rows."""
+    source_pairwise: float
+    """Mean cosine of two rows of the overlap."""
+    cancelling: float
+    """Share of tokens whose sum |cos(h_t, h_o)| is over ten times |sum cos(h_t, h_o)|; 0 but for `published`."""
+
+    def complaint(self) -> str | None:
+        """What is wrong, in words, or None."""
+        if self.cancelling > MANY:
+            return f"the weights of {self.cancelling:.0%} of the new tokens cancel out, so that their rows explode"
+        if 1 - self.pairwise < ONE_VECTOR * (1 - self.source_pairwise):
+            return f"the new rows are nearly one vector (mean pairwise cosine {self.pairwise:.3f})"
+        return None
+
+
+def condition(shared: Overlap, source: Tensor, new: Tensor, published: Space | None) -> Condition:
+    """Of the ``new`` matrix (rows, d), made from ``source`` (V_s, d), by the ``published`` weights in that space."""
+    overlap, missing = source[shared.source].float(), new[shared.missing].float()
+    return Condition(
+        norm=float(missing.norm(dim=1).median() / overlap.norm(dim=1).median()),
+        pairwise=mean_pairwise_cosine(missing),
+        source_pairwise=mean_pairwise_cosine(overlap),
+        cancelling=share_cancelling(published) if published else 0.0,
+    )
+
+
+def mean_pairwise_cosine(rows: Tensor) -> float:
+    """Mean cosine of two different rows of (N, d): (|sum u|^2 - N) / (N^2 - N), u the rows at length 1."""
+    count = len(rows)
+    total = normalize(rows).sum(dim=0, dtype=torch.float64).square().sum()
+    return float((total - count) / (count * count - count))
+
+
+def share_cancelling(space: Space) -> float:
+    """``Condition.cancelling``, on 512 missing tokens evenly spaced."""
+    h_t = space.missing[:: -(-len(space.missing) // SAMPLE)]
+    absolute = torch.cat([(block @ space.overlap.T).abs().sum(dim=1) for block in h_t.split(64)])
+    signed = h_t @ space.overlap.sum(dim=0)
+    return float((absolute > CANCELS * signed.abs()).float().mean())

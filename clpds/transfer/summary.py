@@ -1,0 +1,134 @@
+"""What `clpds init` tells: a few lines and a short table on the screen, and the model card."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from clpds.checkpoint import Checkpoint
+from clpds.output import human_bytes
+from clpds.recipe import Init
+from clpds.transfer.choose import Choice, best
+from clpds.transfer.condition import Condition
+from clpds.transfer.vocabulary_swap import Role
+from clpds.vocabulary.overlap import Overlap, coverage
+
+NAMES: dict[Role, str] = {"input": "embedding", "output": "head"}
+
+
+def show_overlap(shared: Overlap) -> None:
+    """One line: how much of the new vocabulary the source has already."""
+    _line(coverage(shared))
+
+
+def show_rows(conditions: Mapping[Role, Condition], choice: Choice | None) -> None:
+    """The ranking of weightings, the condition of the new rows, and a warning on stderr where they are unfit."""
+    if choice:
+        _ranking(choice)
+    for role, numbers in conditions.items():
+        _line(
+            f"new rows of the {NAMES[role]}: {numbers.norm:.2f} times the shared rows' length, "
+            f"mean pairwise cosine {numbers.pairwise:.3f} (shared rows {numbers.source_pairwise:.3f})"
+        )
+    if choice is None:
+        return
+    complaint = next((text for numbers in conditions.values() if (text := numbers.complaint())), None)
+    better = best(choice.scores)
+    cosine = {score.variant: score.cosine for score in choice.scores}
+    advice = f"{better} (held-out cosine {cosine[better]:.3f}, here {cosine[choice.variant]:.3f})"
+    if complaint and better != choice.variant:
+        sys.stderr.write(f"clpds init: warning: {complaint}; better: {advice}\n")
+    elif complaint:
+        sys.stderr.write(f"clpds init: warning: {complaint}; no other weighting does better with this helper\n")
+    elif better != choice.variant:
+        _line(f"recommended: {advice}")
+
+
+def show_written(out: Path, result: Checkpoint) -> None:
+    """One line: what was written."""
+    _line(f"wrote {out}: {result.config.get_text_config().vocab_size:,} rows, {human_bytes(result.nbytes)}")
+
+
+def card(step: Init, shared: Overlap, result: Checkpoint, choice: Choice | None) -> str:
+    """README.md of the new model: front matter that the Hub reads, what was done, how to go on."""
+    base, target = _name(step.source), _name(step.helper or step.tokenizer)
+    how = {
+        "clp": "CLP-Transfer (Ostendorff & Rehm 2023, arXiv 2301.09626)",
+        "random": "random, with the source's mean and deviation per dimension; nothing is copied",
+        "mean": "shared ones copied, new ones the mean of the source's rows",
+        "subpieces": "shared ones copied, new ones the mean of their own text's rows under the source's tokenizer",
+    }[step.method]
+    if choice:
+        how += f", helper `{target}`,\n`{choice.variant}`"
+    new, total = len(shared.missing), len(shared.target) + len(shared.missing)
+    kinds = "\n".join(f"| shared, {kind} | {count:,} | {count / total:.1%} |" for kind, count in shared.how.items())
+    return f"""---
+base_model: {base}
+library_name: transformers
+tags:
+- clpds
+- vocabulary-transfer
+---
+
+# {base} under the vocabulary of {target}
+
+The body of `{base}` with another vocabulary, as `clpds init` made it: a starting point for training, not yet
+a model of its language.
+
+Vocabulary rows: {how}.
+Every other tensor is the source's, unchanged. `provenance.json` has the parameters, the hashes of the inputs
+and the measurements.
+
+| tokens | count | share |
+|---|---|---|
+{kinds}
+| new | {new:,} | {new / total:.1%} |
+
+The embedding has {result.config.get_text_config().vocab_size:,} rows.
+
+## Going on
+
+    clpds data --input TEXT... --tokenizer MODEL --sequence-length 1024 --out DATA
+    clpds run recipe.yaml
+    clpds convert RUN NEW_MODEL
+
+MODEL is this folder, and `recipe.yaml` is
+
+    steps:
+      train:
+        verb: train
+        model: MODEL
+        data: {{target: {{path: DATA}}}}
+        out: RUN
+        steps: 1000
+        micro_batch: 4
+        global_batch: 64
+"""
+
+
+def _name(path: Path | None) -> str:
+    """A hub id as it is, a path without its folders: equal inputs give an equal card."""
+    return "" if path is None else path.name if path.exists() else str(path)
+
+
+def _ranking(choice: Choice) -> None:
+    table = Table(title="shared tokens predicted from the others", title_justify="left", box=SIMPLE)
+    table.add_column("weighting")
+    table.add_column("cosine", justify="right")
+    table.add_column("spread explained", justify="right")
+    kinds = set()
+    for score in choice.scores:  # best first: the first of a kind is its best
+        kind = score.variant.kind if score.variant else "mean row"
+        chosen = score.variant == choice.variant
+        if kind not in kinds or chosen:
+            name = str(score.variant or "the mean row for all").removeprefix("--weighting ")
+            table.add_row(f"{name} *" if chosen else name, f"{score.cosine:.3f}", f"{score.explained:.3f}")
+        kinds.add(kind)
+    Console(soft_wrap=True).print(table)
+
+
+def _line(text: str) -> None:
+    sys.stdout.write(text + "\n")

@@ -1,0 +1,140 @@
+"""Give a model another vocabulary: new rows for every tensor that has one a token, the rest untouched.
+
+What a method that swaps a vocabulary has to supply is ``Rows``.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, PretrainedConfig
+
+from clpds.checkpoint import Checkpoint, LazyTensor, anatomy
+from clpds.checkpoint.anatomy import meta_model
+from clpds.errors import UserError
+
+Role = Literal["input", "output"]
+Rows = Callable[[Tensor, Role], Tensor]
+"""A method: the source's rows (V_s, c) of a role -> the target's (rows, c), same dtype.
+
+Every column is a value a token has: the dimensions of the embedding or of the head, and the head's
+biases. Rows of ids that the target tokenizer does not use may hold anything.
+"""
+AnyConfig = TypeVar("AnyConfig", PretrainedConfig, GenerationConfig)
+
+
+def parts(checkpoint: Checkpoint) -> dict[Role, list[str]]:
+    """The vocabulary's tensors by role, the matrix first, then biases.
+
+    A tied head has no role of its own: its biases go with the matrix it shares.
+    """
+    found = anatomy(checkpoint.config)
+    head: Role = "output" if found.output_embedding else "input"
+    names: dict[Role, list[str]] = {"input": [found.input_embedding]}
+    if found.output_embedding:
+        names["output"] = [found.output_embedding]
+    names[head] += [name for name in found.vocabulary if len(found.shapes[name]) == 1]
+    return names
+
+
+def read_rows(checkpoint: Checkpoint, names: list[str]) -> Tensor:
+    """The tensors side by side, a row a token: (V, c), c the width of the matrix plus one a bias.
+
+    Raises UserError that names the tensor, its file and the row of a NaN or infinity.
+    """
+    columns = []
+    for name in names:
+        lazy = checkpoint.tensors[name]
+        tensor = lazy.load()
+        finite = tensor.reshape(len(tensor), -1).isfinite().all(dim=1)
+        if not bool(finite.all()):
+            row = int((~finite).nonzero()[0])
+            raise UserError(f"{lazy.origin or checkpoint.path}: row {row} of {name} holds NaN or infinity")
+        columns.append(tensor.reshape(len(tensor), -1))
+    return columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
+
+
+def swap_vocabulary(
+    source: Checkpoint,
+    rows: Mapping[Role, Tensor],
+    *,
+    used: Tensor,
+    special_ids: Mapping[str, int],
+    tokenizer_folder: Path,
+    pad_to: int = 1,
+) -> Checkpoint:
+    """``source`` with ``rows`` of each role for its vocabulary, the target's tokenizer and special ids.
+
+    ``used`` are the ids that are tokens. All other rows, holes and those that round the number up to
+    a multiple of ``pad_to``, get the mean of the rows in use: their logit is then the mean logit,
+    which is never the highest, while a zero or random row can win the softmax.
+    """
+    replaced: dict[str, LazyTensor] = {}
+    for role, names in parts(source).items():
+        filled = _fill(rows[role], used, pad_to)
+        start = 0
+        for name in names:
+            old = source.tensors[name]
+            width = old.numel // old.shape[0]
+            values = filled[:, start : start + width].reshape(-1, *old.shape[1:])
+            replaced[name] = LazyTensor.of(values.to(old.dtype), f"the new rows of {name}")
+            start += width
+    config = _with_ids(source.config, special_ids)
+    config.get_text_config().vocab_size = len(filled)
+    positions = _count_positions_from(source, config)
+    generation = source.generation_config and _with_ids(source.generation_config, special_ids)
+    return source.derive(
+        replaced=replaced | positions,
+        config=config,
+        generation_config=generation,
+        tokenizer_folder=tokenizer_folder,
+    )
+
+
+def _fill(rows: Tensor, used: Tensor, pad_to: int) -> Tensor:
+    total = -(-len(rows) // pad_to) * pad_to
+    filled = rows[used].mean(dim=0, dtype=torch.float32).to(rows.dtype).repeat(total, 1)
+    filled[used] = rows[used]
+    return filled
+
+
+def _with_ids(config: AnyConfig, special_ids: Mapping[str, int]) -> AnyConfig:
+    """A copy whose special ids are the target's; None for a role that the target does not fill."""
+    config = copy.deepcopy(config)
+    for key in [key for key in vars(config) if key.endswith("_token_id")]:
+        setattr(config, key, special_ids.get(key))
+    return config
+
+
+def _count_positions_from(source: Checkpoint, config: PretrainedConfig) -> dict[str, LazyTensor]:
+    """The position tables of models that count positions from the padding id (RoBERTa), and their size in ``config``.
+
+    Position i has row pad_token_id + 1 + i there: with another padding id the table moves along.
+    """
+    before, after = source.config.pad_token_id, config.pad_token_id
+    vocabulary = anatomy(source.config)
+    tables = [
+        f"{name}.weight"
+        for name, module in meta_model(source.config).named_modules()
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None
+    ]
+    tables = [name for name in tables if name not in vocabulary.vocabulary and name not in vocabulary.tied]
+    if not tables or after == before:
+        return {}
+    if after is None:
+        raise UserError(f"{config.model_type} counts positions from the padding id, but the tokenizer has no pad token")
+    config.max_position_embeddings += after - before
+    return {name: _moved(source.tensors[name], after - before) for name in tables}
+
+
+def _moved(table: LazyTensor, by: int) -> LazyTensor:
+    """``table`` with ``by`` zero rows put before it, or with that many cut off where ``by`` is negative."""
+
+    def load() -> Tensor:
+        rows = table.load()
+        return torch.cat([rows.new_zeros(by, *rows.shape[1:]), rows]) if by > 0 else rows[-by:]
+
+    return LazyTensor((table.shape[0] + by, *table.shape[1:]), table.dtype, load, origin=table.origin)

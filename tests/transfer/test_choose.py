@@ -1,0 +1,98 @@
+"""Ranking on hidden shared tokens, and the numbers that warn."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from clpds.transfer.choose import Score, best, grid, rank
+from clpds.transfer.clp import Variant, clp, helper_space
+from clpds.transfer.condition import condition, mean_pairwise_cosine
+from clpds.vocabulary.overlap import Overlap
+from tests.transfer.test_clp import gauss, shared
+
+
+def related(found: Overlap, helper_mean: float, source_mean: float) -> tuple[Tensor, Tensor]:
+    """Helper and source rows that share latent vectors, each about a common vector of its own."""
+    latent = gauss(found.rows, 12, seed=7)
+    H = latent @ gauss(12, 24, seed=8) + 0.5 * gauss(found.rows, 24, seed=9) + helper_mean * gauss(24, seed=10)
+    S = gauss(1000, 32, seed=11)
+    S[found.source] = (latent @ gauss(12, 32, seed=12))[found.target]
+    return H, S + source_mean * gauss(32, seed=13)
+
+
+@pytest.mark.parametrize(
+    ("helper_mean", "source_mean", "words"),
+    [(0.0, 1.0, "cancel out"), (40.0, 3.0, "nearly one vector")],
+    ids=["no common direction", "a strong common direction"],
+)
+def test_unfit_rows_are_noticed_and_a_better_variant_is_found(
+    helper_mean: float, source_mean: float, words: str
+) -> None:
+    found = shared(600, 300, 1000)
+    H, S = related(found, helper_mean, source_mean)
+    published = Variant("published")
+    new = clp(found, published, {"input": H})(S, "input")
+    complaint = condition(found, S, new, helper_space(H, found, center=False)).complaint()
+    assert complaint is not None
+    assert words in complaint
+    scores = rank(found, {"input": S}, {"input": H}, seed=0, variants=grid())
+    cosine = {score.variant: score.cosine for score in scores}
+    better = best(scores)
+    assert cosine[better] > cosine[published] + 0.1
+    assert cosine[better] > cosine[None]
+    new = clp(found, better, {"input": H})(S, "input")
+    assert condition(found, S, new, None).complaint() is None
+
+
+def test_rows_of_a_well_conditioned_space_raise_no_complaint() -> None:
+    found = shared(600, 300, 1000)
+    H, S = gauss(900, 24, seed=1, mean=1.0), gauss(1000, 32, seed=2)
+    new = S[torch.arange(900)]
+    assert condition(found, S, new, helper_space(H, found, center=False)).complaint() is None
+
+
+def test_the_ranking_is_what_evaluating_every_variant_by_itself_gives() -> None:
+    found = shared(120, 40, 200)
+    H, S = related(found, 1.0, 1.0)[0], gauss(200, 32, seed=11)
+    S[found.source] = H[found.target] @ gauss(24, 32, seed=3) + 2.0
+    variants = grid()
+    scores = rank(found, {"input": S}, {"input": H}, seed=5, variants=variants)
+
+    order = torch.randperm(120, generator=torch.Generator().manual_seed(5))
+    hidden, seen = order[:24], order[24:]
+    brute = {}
+    for variant in variants:
+        # A vocabulary in which the hidden tokens are missing; all tokens in use still centre the helper.
+        space = helper_space(H, found, center=variant.center).overlap
+        part = Overlap(seen, found.source[seen], hidden, 120, {})
+        predicted = clp(part, Variant(**{**vars(variant), "center": False}), {"input": space})(S, "input")[hidden]
+        brute[variant] = float(cosine_similarity(predicted, S[found.source[hidden]]).mean())
+    assert {score.variant: pytest.approx(score.cosine, abs=1e-5) for score in scores if score.variant} == brute
+    assert best(scores) == max(brute, key=lambda variant: brute[variant])
+    assert [score.cosine for score in scores] == sorted((score.cosine for score in scores), reverse=True)
+
+
+def test_rows_that_explode_are_never_the_best() -> None:
+    exploding, sound = Variant("published", center=True), Variant("ridge")
+    scores = [Score(exploding, 0.53, -44.0), Score(None, 0.52, 0.0), Score(sound, 0.51, 0.1)]
+    assert best(scores) == sound
+
+
+def test_two_roles_count_alike() -> None:
+    found = shared(120, 40, 200)
+    H, S, head = gauss(160, 24, seed=1), gauss(200, 32, seed=2), gauss(200, 32, seed=3, mean=1.0)
+    variants = [Variant("ridge")]
+
+    def score(source: dict[str, Tensor]) -> float:
+        helper = dict.fromkeys(source, H)
+        return next(s.cosine for s in rank(found, source, helper, seed=0, variants=variants) if s.variant)  # type: ignore[arg-type]
+
+    both = score({"input": S, "output": head})
+    assert both == pytest.approx((score({"input": S}) + score({"input": head})) / 2, abs=1e-6)
+
+
+def test_mean_pairwise_cosine_is_that_of_all_pairs() -> None:
+    rows = gauss(20, 5, seed=0, mean=0.5)
+    pairs = [float(cosine_similarity(rows[i], rows[j], dim=0)) for i in range(20) for j in range(20) if i != j]
+    assert mean_pairwise_cosine(rows) == pytest.approx(sum(pairs) / len(pairs), abs=1e-5)

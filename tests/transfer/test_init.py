@@ -1,0 +1,315 @@
+"""The verb init on files: real tokenizers of several families, tiny models."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import Unigram as UnigramModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from clpds import provenance
+from clpds.errors import UserError
+from clpds.recipe import Init
+from clpds.transfer.baselines import segment
+from clpds.transfer.clp import Variant
+from clpds.transfer.init import init
+from clpds.vocabulary.overlap import Overlap, overlap
+from clpds.vocabulary.pieces import pieces
+from clpds.vocabulary.tokenizer import load_tokenizer
+from tests.tiny import save_model, tiny_model, tiny_tokenizer
+from tests.transfer.test_clp import naive
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An English source (byte-level, untied, bf16, padded rows) and a German helper (unigram, untied)."""
+    folder = tmp_path_factory.mktemp("models")
+    english, german = tiny_tokenizer("byte_bpe", "en"), tiny_tokenizer("unigram", "de")
+    source = tiny_model("llama", 640, tied=False, dtype=torch.bfloat16)
+    save_model(folder / "source", source, english)
+    save_model(folder / "helper", tiny_model("gpt2", len(german), tied=False, seed=1, n_embd=16), german)
+    return folder
+
+
+@pytest.fixture
+def step(models: Path, tmp_path: Path) -> Init:
+    return Init(source=models / "source", helper=models / "helper", out=tmp_path / "out")
+
+
+def shared_of(models: Path) -> Overlap:
+    return overlap(load_tokenizer(models / "source"), load_tokenizer(models / "helper"))
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_clp_writes_a_model_whose_rows_are_the_published_ones(step: Init, models: Path) -> None:
+    init(step)
+    found, old, new = shared_of(models), tensors(models / "source"), tensors(step.out)
+    helper = tensors(models / "helper")
+    pairs = {"model.embed_tokens.weight": "transformer.wte.weight", "lm_head.weight": "lm_head.weight"}
+    for name, helper_name in pairs.items():
+        assert new[name].dtype == torch.bfloat16
+        assert torch.equal(new[name][found.target], old[name][found.source])
+        expected = naive(helper[helper_name], old[name], found, Variant("published"))
+        torch.testing.assert_close(new[name][found.missing].double(), expected, rtol=1e-2, atol=1e-3)
+    assert all(torch.equal(new[name], old[name]) for name in old if name not in pairs)
+
+    tokenizer = AutoTokenizer.from_pretrained(step.out)
+    model = AutoModelForCausalLM.from_pretrained(step.out)
+    logits = model(**tokenizer("Im Anfang schuf Gott", return_tensors="pt", return_token_type_ids=False)).logits
+    assert logits.isfinite().all()
+    assert model.config.vocab_size == len(tokenizer)
+    for config in (model.config, model.generation_config):
+        ids = (config.bos_token_id, config.eos_token_id, config.pad_token_id)
+        assert ids == (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+
+
+def test_what_was_done_is_on_record(step: Init, capsys: pytest.CaptureFixture[str]) -> None:
+    init(replace(step, weighting="auto"))
+    record = provenance.read(step.out)
+    assert record is not None
+    assert provenance.verify(step.out) == []
+    ranking = record["ranking"]
+    assert {score["kind"] for score in ranking} == {"published", "clipped", "nearest", "ridge", "mean row"}
+    first = next(score for score in ranking if score["kind"] != "mean row" and score["explained"] > -1)
+    assert {key: first[key] for key in record["weighting"]} == record["weighting"]
+    assert record["overlap"]["new"] > 0
+    assert set(record["condition"]) == {"input", "output"}
+    readme = (step.out / "README.md").read_text()
+    assert readme.startswith("---\nbase_model: source\nlibrary_name: transformers\n")
+    assert str(step.source.parent) not in readme
+    screen = capsys.readouterr().out
+    assert "tokens shared" in screen
+    assert "nearest" in screen
+    assert "wrote" in screen
+
+
+def test_unfit_rows_are_a_warning_that_names_a_better_weighting(
+    step: Init, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    helper, found = tmp_path / "helper", shared_of(models)
+    shutil.copytree(models / "helper", helper)
+    weights, old = tensors(helper), tensors(models / "source")
+    for name, ours in (("transformer.wte.weight", "model.embed_tokens.weight"), ("lm_head.weight", "lm_head.weight")):
+        weights[name][found.target] = old[ours][found.source, :16].float()  # a helper that knows the source's space
+        weights[name] += 20 * weights[name].std()  # and one direction for all
+    save_file(weights, helper / "model.safetensors", {"format": "pt"})
+    init(replace(step, helper=helper))
+    captured = capsys.readouterr()
+    assert "nearly one vector" in captured.err
+    better = captured.err.partition("better: ")[2].partition(" (")[0]
+    assert "recommended" not in captured.out
+
+    options = dict(zip(better.split()[::2], better.split()[1::2], strict=False))
+    chosen = replace(
+        step,
+        helper=helper,
+        out=tmp_path / "better",
+        weighting=options["--weighting"],
+        ridge=float(options.get("--ridge", 1)),
+        neighbours=int(options.get("--neighbours", 10)),
+        temperature=float(options.get("--temperature", 0.05)),
+        center="--center" in better,
+    )
+    init(chosen)
+    assert "one vector" not in capsys.readouterr().err
+    record = provenance.read(chosen.out)
+    assert record is not None
+    first, published = (
+        next(s for s in record["ranking"] if s["kind"] == kind) for kind in (chosen.weighting, "published")
+    )
+    assert first["cosine"] > published["cosine"] + 0.1
+
+
+def test_masked_model_with_biases_and_a_tied_head(tmp_path: Path, models: Path) -> None:
+    english, german = tiny_tokenizer("wordpiece", "en"), tiny_tokenizer("wordpiece", "de")
+    save_model(tmp_path / "source", tiny_model("bert", len(english)), english)
+    save_model(tmp_path / "helper", tiny_model("bert", len(german), seed=1), german)
+    init(Init(source=tmp_path / "source", helper=tmp_path / "helper", out=tmp_path / "out", pad_to=64, dtype="float16"))
+    found, old, new = shared_of(tmp_path), tensors(tmp_path / "source"), tensors(tmp_path / "out")
+    H = tensors(tmp_path / "helper")["bert.embeddings.word_embeddings.weight"]
+    bias = old["cls.predictions.bias"]
+    expected = naive(H, bias[:, None], found, Variant("published"))[:, 0]
+    assert {tensor.dtype for tensor in new.values()} == {torch.float16}
+    assert len(new["cls.predictions.bias"]) == -(-len(german) // 64) * 64
+    assert torch.equal(new["cls.predictions.bias"][found.target], bias[found.source].half())
+    torch.testing.assert_close(new["cls.predictions.bias"][found.missing].double(), expected, rtol=2e-3, atol=1e-4)
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
+    assert model.config.pad_token_id == german.pad_token_id
+
+
+def with_a_hole(folder: Path, tokenizer: Any) -> Path:
+    """The tokenizer in ``folder`` with its last token five ids higher."""
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer.json"
+    pipeline = json.loads(file.read_text())
+    vocabulary = pipeline["model"]["vocab"]
+    last = max(vocabulary, key=vocabulary.__getitem__)
+    vocabulary[last] += 5
+    file.write_text(json.dumps(pipeline))
+    return folder
+
+
+@pytest.mark.parametrize("method", ["clp", "random", "mean", "subpieces"])
+def test_tokenizers_with_holes_in_their_ids(method: Any, step: Init, tmp_path: Path) -> None:
+    german = tiny_tokenizer("byte_bpe", "de")
+    helper = with_a_hole(tmp_path / "helper", german)
+    tiny_model("llama", 640, seed=1).save_pretrained(helper)
+    init(replace(step, method=method, helper=helper))
+    new = tensors(step.out)["model.embed_tokens.weight"].float()
+    count = len(german)
+    assert len(new) == count + 5
+    used = torch.tensor([*range(count - 1), count + 4])
+    for hole in range(count - 1, count + 4):
+        torch.testing.assert_close(new[hole], new[used].mean(dim=0), rtol=1e-2, atol=1e-4)
+
+
+def test_random_rows_have_the_sources_mean_and_deviation(step: Init, models: Path) -> None:
+    init(replace(step, method="random", helper=None, tokenizer=models / "helper", seed=3))
+    found, old, new = shared_of(models), tensors(models / "source"), tensors(step.out)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        rows, source = new[name].float(), old[name].float()
+        error = source.std(dim=0) / len(rows) ** 0.5
+        assert ((rows.mean(dim=0) - source.mean(dim=0)).abs() < 5 * error).all()
+        torch.testing.assert_close(rows.std(dim=0), source.std(dim=0), rtol=0.2, atol=0)
+        assert not (rows[found.target] == source[found.source]).all(dim=1).any()
+    both = torch.stack([new[name].float().flatten() for name in ("model.embed_tokens.weight", "lm_head.weight")])
+    assert abs(float(torch.corrcoef(both)[0, 1])) < 0.05  # each its own noise
+
+
+def test_mean_rows(step: Init, models: Path) -> None:
+    init(replace(step, method="mean"))
+    found, old, new = shared_of(models), tensors(models / "source"), tensors(step.out)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert torch.equal(new[name][found.target], old[name][found.source])
+        mean = old[name].float().mean(dim=0)
+        torch.testing.assert_close(
+            new[name][found.missing].float(), mean.expand(len(found.missing), -1), rtol=1e-2, atol=1e-4
+        )
+
+
+def test_subpiece_rows_are_the_mean_of_the_tokens_own_text(step: Init, models: Path) -> None:
+    init(replace(step, method="subpieces"))
+    source, german = load_tokenizer(models / "source"), load_tokenizer(models / "helper")
+    found, old, new = shared_of(models), tensors(models / "source"), tensors(step.out)
+    texts = pieces(german)
+    some = [id_ for id_ in found.missing.tolist() if id_ in texts]
+    for id_ in some[::10]:
+        ids = source.encode(texts[id_].bytes.decode(), add_special_tokens=False)
+        mean = old["lm_head.weight"][ids].float().mean(dim=0)
+        torch.testing.assert_close(new["lm_head.weight"][id_].float(), mean, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["byte_bpe", "sp_bpe", "unigram", "wordpiece"])
+def test_segments_spell_the_token_in_any_family(family: str) -> None:
+    source, target = tiny_tokenizer(family, "en"), tiny_tokenizer("byte_bpe", "de")
+    ids = overlap(source, target).missing.tolist()
+    cut, known, wanted = segment(source, target, ids), pieces(source), pieces(target)
+    spelled = {id_: b"".join(known[piece].bytes for piece in parts) for id_, parts in cut.items()}
+    exact = {id_ for id_ in spelled if spelled[id_] == wanted[id_].bytes}
+    alphabet = {piece.bytes for piece in known.values() if len(piece.bytes) == 1}
+    fragments = {id_ for id_ in ids if id_ in wanted and all(bytes([byte]) in alphabet for byte in wanted[id_].bytes)}
+    assert any(not wanted[id_].bytes.startswith(b" ") and len(wanted[id_].bytes) > 2 for id_ in fragments)
+    assert fragments <= exact  # no space slipped in before the inside of a word
+    if family != "byte_bpe":  # whose own cut of a fragment is right
+        for id_ in fragments:
+            text, first = wanted[id_].bytes, known[cut[id_][0]].bytes
+            longest = max((piece.bytes for piece in known.values() if text.startswith(piece.bytes)), key=len)
+            assert first == longest or text.startswith(b" ")
+    if family in ("byte_bpe", "sp_bpe"):  # these have all bytes, umlauts and halves of them included
+        assert exact == {id_ for id_ in ids if id_ in wanted}
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from clpds.recipe import Init
+from clpds.transfer.init import init
+source, helper, out = map(Path, sys.argv[1:])
+init(Init(source=source, helper=helper, out=out, weighting="auto"))
+"""
+
+
+def test_the_bytes_do_not_depend_on_the_hash_seed(step: Init, tmp_path: Path) -> None:
+    init(replace(step, weighting="auto"))  # under the seed that this process has
+    command = [sys.executable, "-c", SCRIPT, str(step.source), str(step.helper), str(tmp_path / "other")]
+    subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": "4242"}, check=True)
+    records = [(folder / provenance.FILE).read_bytes() for folder in (step.out, tmp_path / "other")]
+    assert records[0] == records[1]  # it holds the hashes of all files
+
+
+def spoil(folder: Path, name: str, value: float) -> None:
+    weights = tensors(folder)
+    weights[name][5, 1] = value
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def other_tokenizer(models: Path, tmp_path: Path) -> dict[str, Any]:
+    tiny_tokenizer("byte_bpe", "de").save_pretrained(tmp_path / "other")
+    return {"tokenizer": tmp_path / "other"}
+
+
+def small_helper(models: Path, tmp_path: Path) -> dict[str, Any]:
+    german = tiny_tokenizer("unigram", "de")
+    return {"helper": save_model(tmp_path / "small", tiny_model("gpt2", len(german) - 1, seed=1), german)}
+
+
+def small_source(models: Path, tmp_path: Path) -> dict[str, Any]:
+    english = tiny_tokenizer("byte_bpe", "en")
+    return {"source": save_model(tmp_path / "small", tiny_model("llama", len(english) - 1), english)}
+
+
+def nan_helper(models: Path, tmp_path: Path) -> dict[str, Any]:
+    shutil.copytree(models / "helper", tmp_path / "nan")
+    spoil(tmp_path / "nan", "transformer.wte.weight", torch.nan)
+    return {"helper": tmp_path / "nan"}
+
+
+def infinite_source(models: Path, tmp_path: Path) -> dict[str, Any]:
+    shutil.copytree(models / "source", tmp_path / "inf")
+    spoil(tmp_path / "inf", "lm_head.weight", torch.inf)
+    return {"source": tmp_path / "inf"}
+
+
+def no_overlap(models: Path, tmp_path: Path) -> dict[str, Any]:
+    words = [("<unk>", 0.0), ("<s>", 0.0), ("\u2581\u0642", -1.0), ("\u0644", -1.0)]
+    backend = Tokenizer(UnigramModel(words, unk_id=0))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    arabic = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>")
+    return {"helper": save_model(tmp_path / "ar", tiny_model("gpt2", 4, seed=1), arabic)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_tokenizer, "different tokenizers"),
+        (small_helper, "small: the embedding has 599 rows, but the tokenizer ids up to 599"),
+        (small_source, "small: the embedding has 599 rows, but the tokenizer ids up to 599"),
+        (nan_helper, r"nan/model\.safetensors: row 5 of transformer\.wte\.weight holds NaN"),
+        (no_overlap, "ar have no overlap"),
+        (infinite_source, r"inf/model\.safetensors: row 5 of lm_head\.weight holds NaN"),
+        (lambda models, tmp_path: {"helper": None}, "--method clp needs --helper"),
+        (lambda models, tmp_path: {"helper": None, "method": "mean"}, "pass --tokenizer, or --helper"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_written(
+    change: Callable[[Path, Path], dict[str, Any]], message: str, step: Init, models: Path, tmp_path: Path
+) -> None:
+    step = replace(step, **change(models, tmp_path))
+    with pytest.raises(UserError, match=message) as caught:
+        init(step)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("out*"))
