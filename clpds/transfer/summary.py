@@ -16,6 +16,7 @@ from clpds.transfer.condition import Condition
 from clpds.transfer.vocabulary_swap import Role
 from clpds.vocabulary.overlap import Overlap, coverage
 
+NOISE = 0.01  # of a mean cosine over the hidden tokens
 NAMES: dict[Role, str] = {"input": "embedding", "output": "head"}
 
 
@@ -39,7 +40,13 @@ def show_rows(conditions: Mapping[Role, Condition], choice: Choice | None) -> No
     better = best(choice.scores)
     cosine = {score.variant: score.cosine for score in choice.scores}
     advice = f"{better} (held-out cosine {cosine[better]:.3f}, here {cosine[choice.variant]:.3f})"
-    if complaint and better != choice.variant:
+    if cosine[better] < cosine[None] + NOISE:
+        why = complaint or "this helper tells little"
+        sys.stderr.write(
+            f"clpds init: warning: {why}; no weighting predicts hidden tokens better than the mean row does, "
+            "so train the helper longer or use --method subpieces\n"
+        )
+    elif complaint and better != choice.variant:
         sys.stderr.write(f"clpds init: warning: {complaint}; better: {advice}\n")
     elif complaint:
         sys.stderr.write(f"clpds init: warning: {complaint}; no other weighting does better with this helper\n")
@@ -49,7 +56,8 @@ def show_rows(conditions: Mapping[Role, Condition], choice: Choice | None) -> No
 
 def show_written(out: Path, result: Checkpoint) -> None:
     """One line: what was written."""
-    _line(f"wrote {out}: {result.config.get_text_config().vocab_size:,} rows, {human_bytes(result.nbytes)}")
+    size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
+    _line(f"wrote {out}: {result.config.get_text_config().vocab_size:,} rows, {human_bytes(size)}")
 
 
 def card(step: Init, shared: Overlap, result: Checkpoint, choice: Choice | None) -> str:
@@ -125,7 +133,7 @@ def _ranking(choice: Choice) -> None:
         chosen = score.variant == choice.variant
         if kind not in kinds or chosen:
             name = str(score.variant or "the mean row for all").removeprefix("--weighting ")
-            table.add_row(f"{name} *" if chosen else name, f"{score.cosine:.3f}", f"{score.explained:.3f}")
+            table.add_row(f"{name} *" if chosen else name, f"{score.cosine:z.3f}", f"{score.explained:z.3f}")
         kinds.add(kind)
     Console(soft_wrap=True).print(table)
 

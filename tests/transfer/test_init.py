@@ -134,6 +134,15 @@ def test_unfit_rows_are_a_warning_that_names_a_better_weighting(
     assert first["cosine"] > published["cosine"] + 0.1
 
 
+def test_a_helper_that_tells_nothing_is_no_reason_to_recommend_a_weighting(
+    step: Init, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init(step)  # the helper's weights are random
+    captured = capsys.readouterr()
+    assert "no weighting predicts hidden tokens better than the mean row" in captured.err
+    assert "recommended" not in captured.out
+
+
 def test_masked_model_with_biases_and_a_tied_head(tmp_path: Path, models: Path) -> None:
     english, german = tiny_tokenizer("wordpiece", "en"), tiny_tokenizer("wordpiece", "de")
     save_model(tmp_path / "source", tiny_model("bert", len(english)), english)
