@@ -333,9 +333,10 @@ def test_a_folder_that_exists_is_kept_unless_told(step: recipe.Data, tmp_path: P
 
 
 def test_a_disk_too_small_is_noticed_before(step: recipe.Data, tmp_path: Path) -> None:
-    sparse = tmp_path / "sparse.txt"
+    # A Parquet file, as one that is not checked is then refused at once.
+    sparse = tmp_path / "sparse.parquet"
     with sparse.open("wb") as file:
         os.truncate(file.fileno(), 2**43)
-    with pytest.raises(UserError, match=r"out needs 26\.39 TB"):
+    with pytest.raises(UserError, match=r"out needs 79\.16 TB"):
         prepare(replace(step, input=(sparse,)))
     assert not list(tmp_path.glob("out*"))
