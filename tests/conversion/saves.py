@@ -43,8 +43,8 @@ ODD_GPT2 = tuple(ODD.items())
 SUB_GROUPS = (("sub_group_size", 1500), ("stage3_param_persistence_threshold", 40))
 CASES = (
     Case(1, "float32", "gpt2", tied=True, frozen="h.0", changes=ODD_GPT2),
-    Case(1, "bfloat16", "llama", tied=False),
-    Case(2, "float32", "llama", tied=True, zero=(("round_robin_gradients", True),)),
+    Case(1, "bfloat16", "llama", tied=True),
+    Case(2, "float32", "llama", tied=False, zero=(("round_robin_gradients", True),)),
     Case(2, "bfloat16", "gpt2", tied=True, frozen="wte", changes=ODD_GPT2, zero=(("parameter_alignment", True),)),
     Case(3, "float32", "gpt2", tied=True, frozen="h.0", changes=ODD_GPT2, zero=SUB_GROUPS),
     Case(3, "bfloat16", "llama", tied=True, frozen="embed_tokens", zero=SUB_GROUPS),

@@ -120,6 +120,27 @@ def test_a_save_of_another_model_is_refused(case: Case, copy_of: Callable[[Case]
         open_zero(folder, folder.parent)
 
 
+def test_a_rank_of_a_run_with_another_number_of_ranks_is_named(copy_of: Callable[[Case], Path]) -> None:
+    folder = copy_of(STAGE_3)
+    file = folder / "zero_pp_rank_1_mp_rank_00_optim_states.pt"
+    state = torch.load(file, weights_only=False)
+    state["optimizer_state_dict"]["partition_count"] = 4
+    torch.save(state, file)
+    with pytest.raises(UserError, match=f"{file.name} and zero_pp_rank_0.* are of different runs"):
+        open_zero(folder, folder.parent)
+
+
+def test_too_few_master_weights_are_refused(copy_of: Callable[[Case], Path]) -> None:
+    folder = copy_of(STAGE_2)
+    file = folder / "zero_pp_rank_1_mp_rank_00_optim_states.pt"
+    state = torch.load(file, weights_only=False)
+    flats = state["optimizer_state_dict"]["single_partition_of_fp32_groups"]
+    flats[0] = flats[0][:-1].clone()
+    torch.save(state, file)
+    with pytest.raises(UserError, match="hold .* elements of group 0, the model needs"):
+        open_zero(folder, folder.parent)
+
+
 @pytest.mark.parametrize("kind", ["model", "optim"])
 def test_a_truncated_file_is_named(kind: str, copy_of: Callable[[Case], Path]) -> None:
     folder = copy_of(STAGE_3)
