@@ -137,7 +137,7 @@ def test_too_few_master_weights_are_refused(copy_of: Callable[[Case], Path]) -> 
     flats = state["optimizer_state_dict"]["single_partition_of_fp32_groups"]
     flats[0] = flats[0][:-1].clone()
     torch.save(state, file)
-    with pytest.raises(UserError, match="hold .* elements of group 0, the model needs"):
+    with pytest.raises(UserError, match=r"hold .* elements of group 0, the model needs"):
         open_zero(folder, folder.parent)
 
 
