@@ -16,7 +16,7 @@ RECIPE = """
 steps:
   tokenizer: {{verb: tokenizer, input: [{dir}/de.jsonl], vocab_size: 500, out: {dir}/tokenizer}}
   data: {{verb: data, input: [{dir}/de.jsonl], tokenizer: {dir}/tokenizer, sequence_length: 64,
-          validation_fraction: 0.1, out: {dir}/data}}
+          validation_fraction: 0.25, out: {dir}/data}}
   helper-run:
     verb: train
     model: {dir}/helper.json

@@ -16,7 +16,7 @@ from clpds.checkpoint import Checkpoint, LazyTensor, anatomy
 from clpds.errors import UserError
 from clpds.recipe import Train
 from clpds.resources import find
-from clpds.training.group import largest
+from clpds.training.group import agree, largest
 
 
 def deepspeed_config(stage: Train, world_size: int) -> dict[str, Any]:
@@ -72,15 +72,20 @@ def build_model(checkpoint: Checkpoint, config: dict[str, Any], device: torch.de
             model = cls(checkpoint.config)
         model.tie_weights()
     parameters = dict(model.named_parameters())
-    bad = torch.zeros(len(checkpoint.tensors), dtype=torch.int32, device=device)
-    for number, (name, lazy) in enumerate(checkpoint.tensors.items()):
-        if sliced and name in parameters:
-            values, goal = _slice(lazy, parameters[name])
-        else:
-            values, goal = lazy.load(), model.get_parameter_or_buffer(name).data
-        bad[number] = not bool(values.isfinite().all())
-        goal.copy_(values)
-    names = [name for name, flag in zip(checkpoint.tensors, largest(bad).tolist(), strict=True) if flag]
+
+    def fill() -> list[bool]:
+        finite = []
+        for name, lazy in checkpoint.tensors.items():
+            if sliced and name in parameters:
+                values, goal = _slice(lazy, parameters[name])
+            else:
+                values, goal = lazy.load(), model.get_parameter_or_buffer(name).data
+            finite.append(bool(values.isfinite().all()))
+            goal.copy_(values)
+        return finite
+
+    bad = largest(~torch.tensor(agree(fill), device=device)).tolist()
+    names = [name for name, flag in zip(checkpoint.tensors, bad, strict=True) if flag]
     if names:
         raise UserError(f"{checkpoint.path}: NaN or infinity in {', '.join(names[:5])}; do not train on this")
     return model

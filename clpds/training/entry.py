@@ -24,9 +24,9 @@ def train_step(options: TrainStep) -> None:
         try:
             position = train(stage, device, flag)
         except UserError:
+            dist.barrier()  # all ranks have the same error; none leaves while another still talks to it
             if first_rank():
                 raise
-            dist.barrier()
             sys.exit(2)
         if first_rank():
             done = position.step >= stage.steps

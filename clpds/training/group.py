@@ -88,6 +88,7 @@ def total(values: list[float], device: torch.device) -> list[float]:
 
 
 def largest(tensor: Tensor) -> Tensor:
-    """Element-wise maximum over all ranks, in place."""
+    """Element-wise maximum over all ranks, int32."""
+    tensor = tensor.to(torch.int32)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return tensor

@@ -1,8 +1,8 @@
-"""Rank weightings before any model runs: hide shared tokens, predict their source rows, compare.
+"""Rank weightings before any model runs: hide shared tokens, predict their source rows, and try to tell them apart.
 
-The measure is the mean cosine of predicted and true row, neither centred. Centred cosines would call
-rows good that have all collapsed to nearly one vector but deviate from it in the right direction;
-the model sees the vectors, not their deviations.
+A model uses its rows by comparing a hidden state with all of them. The true row of a hidden token stands in
+for the state that calls for it; the loss is the cross entropy of finding the token, by its predicted row,
+among all rows. Rows that have become one vector cannot be found, and a row that explodes is found always.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, cross_entropy
 
 from clpds.transfer.clp import Space, Variant, helper_space, missing_rows, nearest, neighbours
 from clpds.transfer.vocabulary_swap import Role
 from clpds.vocabulary.overlap import Overlap
 
-HELD_OUT = 1000  # tokens; the standard error of the mean cosine is then under 0.01
+HELD_OUT = 1000  # tokens
+SPREAD = 2.0  # standard deviation of the logits with the true rows
 NEIGHBOURS = (5, 10, 20, 50)
 TEMPERATURES = (0.05, 0.1, 0.2)
 RIDGES = (0.01, 0.1, 1.0, 10.0)
@@ -29,15 +30,17 @@ class Score:
 
     variant: Variant | None
     """None: the mean row for every token, which takes no helper."""
+    loss: float
+    """Nats a hidden token."""
+    error: float
+    """Standard error of the difference to the mean row's loss."""
     cosine: float
     """Mean cosine of predicted and true row."""
-    explained: float
-    """1 - sum |e - s|^2 / sum |s - mean|^2: 0 for the mean row, far below it where rows explode."""
 
     def facts(self) -> dict[str, Any]:
         """For provenance.json."""
         variant = asdict(self.variant) if self.variant else {"kind": "mean row"}
-        return {**variant, "cosine": self.cosine, "explained": self.explained}
+        return {**variant, "loss": self.loss, "cosine": self.cosine}
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,12 @@ def rank(
     """
     order = torch.randperm(len(shared.target), generator=torch.Generator().manual_seed(seed))
     hidden, seen = order.tensor_split([min(HELD_OUT, max(1, len(order) // 5))])
-    measures: dict[Variant | None, list[tuple[float, float]]] = {}
+    measures: dict[Variant | None, list[tuple[float, float, float]]] = {}
     for role, matrix in source.items():
         s_o, truth = matrix[shared.source[seen]], matrix[shared.source[hidden]].float()
-        mean = s_o.mean(dim=0, dtype=torch.float32)
-        measures.setdefault(None, []).append(_measure(mean.expand_as(truth), truth, mean))
+        mean = s_o.mean(dim=0, dtype=torch.float32).expand_as(truth)
+        base = _losses(mean, truth, s_o)
+        measures.setdefault(None, []).append(_measure(mean, truth, base, base))
         for center in (False, True):
             rows = helper_space(helper[role], shared, center=center).overlap
             space = Space(rows[seen], rows[hidden])
@@ -94,20 +98,24 @@ def rank(
                     predicted = nearest(cosines[:, :k], indices[:, :k], s_o, variant.temperature)
                 else:
                     predicted = missing_rows(space, s_o, variant)
-                measures.setdefault(variant, []).append(_measure(predicted, truth, mean))
+                losses = _losses(predicted, truth, s_o)
+                measures.setdefault(variant, []).append(_measure(predicted, truth, losses, base))
     scores = [Score(variant, *torch.tensor(m).mean(dim=0).tolist()) for variant, m in measures.items()]
-    return sorted(scores, key=lambda score: -score.cosine)
+    return sorted(scores, key=lambda score: score.loss)
 
 
-def best(scores: Sequence[Score]) -> Variant:
-    """The variant with the highest cosine among those whose rows do not explode.
-
-    Unrelated rows of the right length explain -1 of the spread; less means rows of the wrong length,
-    which a cosine does not see. Some weightings are true averages, so there is always one left.
-    """
-    return next(score.variant for score in scores if score.variant and score.explained > -1)
+def best(scores: Sequence[Score]) -> Score:
+    """The score of the best variant."""
+    return next(score for score in scores if score.variant)
 
 
-def _measure(predicted: Tensor, truth: Tensor, mean: Tensor) -> tuple[float, float]:
-    missed, spread = (predicted - truth).square().sum(), (truth - mean).square().sum()
-    return float(cosine_similarity(predicted, truth).mean()), float(1 - missed / spread)
+def _losses(predicted: Tensor, truth: Tensor, seen: Tensor) -> Tensor:
+    """Cross entropy of finding each hidden token, (n,): state ``truth`` (n, d), rows ``predicted`` (n, d) and ``seen``."""
+    seen = seen.float()
+    scale = SPREAD / (truth @ torch.cat([truth, seen]).T).std()
+    return cross_entropy(scale * truth @ torch.cat([predicted, seen]).T, torch.arange(len(truth)), reduction="none")
+
+
+def _measure(predicted: Tensor, truth: Tensor, losses: Tensor, base: Tensor) -> tuple[float, float, float]:
+    error = (losses - base).std(correction=0) / len(losses) ** 0.5
+    return float(losses.mean()), float(error), float(cosine_similarity(predicted, truth).mean())

@@ -12,6 +12,7 @@ from clpds.vocabulary.overlap import Overlap
 SAMPLE = 512  # missing tokens whose weights are looked at one by one
 CANCELS = 10  # sum |cos| / |sum cos|: from here on a row is a small difference of large ones
 MANY = 0.01  # share of such tokens worth a warning
+LONG = 2.0  # times the longest of the overlap's rows: one such row wins every softmax
 ONE_VECTOR = 0.1  # spread of the new rows relative to that of the rows they are made of
 
 
@@ -21,6 +22,8 @@ class Condition:
 
     norm: float
     """Median length of the new rows over the median length of the overlap's."""
+    longest: float
+    """Longest of the new rows over the longest of the overlap's."""
     pairwise: float
     """Mean cosine of two new rows."""
     source_pairwise: float
@@ -32,6 +35,8 @@ class Condition:
         """What is wrong, in words, or None."""
         if self.cancelling > MANY:
             return f"the weights of {self.cancelling:.0%} of the new tokens cancel out, so that their rows explode"
+        if self.longest > LONG:
+            return f"the longest new row has {self.longest:.1f} times the length of the longest shared one"
         if 1 - self.pairwise < ONE_VECTOR * (1 - self.source_pairwise):
             return f"the new rows are nearly one vector (mean pairwise cosine {self.pairwise:.3f})"
         return None
@@ -40,8 +45,10 @@ class Condition:
 def condition(shared: Overlap, source: Tensor, new: Tensor, published: Space | None) -> Condition:
     """Of the ``new`` matrix (rows, d), made from ``source`` (V_s, d), by the ``published`` weights in that space."""
     overlap, missing = source[shared.source].float(), new[shared.missing].float()
+    lengths, shared_lengths = missing.norm(dim=1), overlap.norm(dim=1)
     return Condition(
-        norm=float(missing.norm(dim=1).median() / overlap.norm(dim=1).median()),
+        norm=float(lengths.median() / shared_lengths.median()),
+        longest=float(lengths.max() / shared_lengths.max()),
         pairwise=mean_pairwise_cosine(missing),
         source_pairwise=mean_pairwise_cosine(overlap),
         cancelling=share_cancelling(published) if published else 0.0,

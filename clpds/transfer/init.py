@@ -114,14 +114,13 @@ def _choose(step: Init, models: Models) -> Choice:
     own = parts(helper)
     matrices = {role: read_rows(helper, own.get(role, own["input"])[:1]) for role in models.rows}
     _check_height(matrices["input"], models.target_tokenizer, helper.path)
-    asked = Variant("published")
-    variants = grid()
+    asked, variants = None, grid()
     if step.weighting != "auto":
         asked = Variant(step.weighting, step.neighbours, step.temperature, step.ridge, step.center)
         variants = list(dict.fromkeys([asked, *variants]))
     source = {role: models.matrix(role, rows) for role, rows in models.rows.items()}
     scores = rank(shared, source, matrices, seed=step.seed, variants=variants)
-    return Choice(best(scores) if step.weighting == "auto" else asked, scores, matrices)
+    return Choice(asked if asked else best(scores).variant, scores, matrices)
 
 
 def _baseline(step: Init, models: Models) -> Rows:

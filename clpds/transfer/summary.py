@@ -16,7 +16,7 @@ from clpds.transfer.condition import Condition
 from clpds.transfer.vocabulary_swap import Role
 from clpds.vocabulary.overlap import Overlap, coverage
 
-NOISE = 0.01  # of a mean cosine over the hidden tokens
+DOUBT = 2  # standard errors that a weighting must be better than the mean row
 NAMES: dict[Role, str] = {"input": "embedding", "output": "head"}
 
 
@@ -31,26 +31,27 @@ def show_rows(conditions: Mapping[Role, Condition], choice: Choice | None) -> No
         _ranking(choice)
     for role, numbers in conditions.items():
         _line(
-            f"new rows of the {NAMES[role]}: {numbers.norm:.2f} times the shared rows' length, "
-            f"mean pairwise cosine {numbers.pairwise:.3f} (shared rows {numbers.source_pairwise:.3f})"
+            f"new rows of the {NAMES[role]}: {numbers.norm:.2f} times the shared rows' length, the longest "
+            f"{numbers.longest:.2f} times theirs; mean pairwise cosine {numbers.pairwise:.3f} "
+            f"(shared rows {numbers.source_pairwise:.3f})"
         )
     if choice is None:
         return
     complaint = next((text for numbers in conditions.values() if (text := numbers.complaint())), None)
     better = best(choice.scores)
-    cosine = {score.variant: score.cosine for score in choice.scores}
-    advice = f"{better} (held-out cosine {cosine[better]:.3f}, here {cosine[choice.variant]:.3f})"
-    if cosine[better] < cosine[None] + NOISE:
+    loss = {score.variant: score.loss for score in choice.scores}
+    advice = f"{better.variant} (held-out loss {better.loss:.3f}, here {loss[choice.variant]:.3f})"
+    if better.loss > loss[None] - DOUBT * better.error:
         why = complaint or "this helper tells little"
         sys.stderr.write(
             f"clpds init: warning: {why}; no weighting predicts hidden tokens better than the mean row does, "
             "so train the helper longer or use --method subpieces\n"
         )
-    elif complaint and better != choice.variant:
+    elif complaint and better.variant != choice.variant:
         sys.stderr.write(f"clpds init: warning: {complaint}; better: {advice}\n")
     elif complaint:
         sys.stderr.write(f"clpds init: warning: {complaint}; no other weighting does better with this helper\n")
-    elif better != choice.variant:
+    elif better.variant != choice.variant:
         _line(f"recommended: {advice}")
 
 
@@ -125,15 +126,15 @@ def _name(path: Path | None) -> str:
 def _ranking(choice: Choice) -> None:
     table = Table(title="shared tokens predicted from the others", title_justify="left", box=SIMPLE)
     table.add_column("weighting")
+    table.add_column("loss", justify="right")
     table.add_column("cosine", justify="right")
-    table.add_column("spread explained", justify="right")
     kinds = set()
     for score in choice.scores:  # best first: the first of a kind is its best
         kind = score.variant.kind if score.variant else "mean row"
         chosen = score.variant == choice.variant
         if kind not in kinds or chosen:
             name = str(score.variant or "the mean row for all").removeprefix("--weighting ")
-            table.add_row(f"{name} *" if chosen else name, f"{score.cosine:z.3f}", f"{score.explained:z.3f}")
+            table.add_row(f"{name} *" if chosen else name, f"{score.loss:.3f}", f"{score.cosine:z.3f}")
         kinds.add(kind)
     Console(soft_wrap=True).print(table)
 
