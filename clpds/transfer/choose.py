@@ -110,7 +110,7 @@ def best(scores: Sequence[Score]) -> Score:
 
 
 def _losses(predicted: Tensor, truth: Tensor, seen: Tensor) -> Tensor:
-    """Cross entropy of finding each hidden token, (n,): state ``truth`` (n, d), rows ``predicted`` (n, d) and ``seen``."""
+    """Cross entropy of finding each hidden token, (n,), by its row ``predicted`` (n, d) from its state ``truth``."""
     seen = seen.float()
     scale = SPREAD / (truth @ torch.cat([truth, seen]).T).std()
     return cross_entropy(scale * truth @ torch.cat([predicted, seen]).T, torch.arange(len(truth)), reduction="none")

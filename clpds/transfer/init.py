@@ -1,5 +1,6 @@
 """The verb init: open the models, make the new rows, say how good they are, write the checkpoint."""
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from clpds.transfer.condition import Condition, condition
 from clpds.transfer.vocabulary_swap import Role, Rows, parts, read_rows, swap_vocabulary
 from clpds.vocabulary.overlap import Overlap, overlap
 from clpds.vocabulary.roles import special_ids
-from clpds.vocabulary.tokenizer import load_tokenizer, require_same, rows_needed
+from clpds.vocabulary.tokenizer import load_tokenizer, misread, require_same, rows_needed
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ def init(step: Init) -> None:
         **facts,
     )
     summary.show_written(step.out, result)
+    if (difference := misread(step.out)) is not None:
+        sys.stderr.write(
+            f"clpds init: warning: AutoTokenizer opens {step.out} with the tokenizer class of "
+            f"{result.config.model_type} models, not as tokenizer.json has it ({difference}); open it with PreTrainedTokenizerFast\n"
+        )
 
 
 def _check_options(step: Init) -> None:
@@ -120,7 +126,9 @@ def _choose(step: Init, models: Models) -> Choice:
         variants = list(dict.fromkeys([asked, *variants]))
     source = {role: models.matrix(role, rows) for role, rows in models.rows.items()}
     scores = rank(shared, source, matrices, seed=step.seed, variants=variants)
-    return Choice(asked if asked else best(scores).variant, scores, matrices)
+    chosen = asked or best(scores).variant
+    assert chosen is not None  # best() passes over the mean row
+    return Choice(chosen, scores, matrices)
 
 
 def _baseline(step: Init, models: Models) -> Rows:

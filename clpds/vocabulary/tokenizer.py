@@ -67,6 +67,17 @@ def require_same(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase, name_a:
         raise UserError(f"{name_a} and {name_b} have different tokenizers: {'; '.join(differences)}")
 
 
+def misread(folder: Path) -> str | None:
+    """In what AutoTokenizer's reading of ``folder`` differs from its tokenizer.json, or None.
+
+    transformers 5 gives some model types (Qwen2, Phi-3) the pipeline of their own tokenizer class,
+    whatever the folder's files say; texts then get wrong ids without an error.
+    """
+    ours, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
+    differences = _vocabulary_differences(token_ids(ours), token_ids(theirs), "tokenizer.json", "AutoTokenizer")
+    return "; ".join(differences or _pipeline_differences(backend(ours), backend(theirs))) or None
+
+
 def _vocabulary_differences(a: dict[str, int], b: dict[str, int], name_a: str, name_b: str) -> list[str]:
     moved = [token for token in a if token in b and a[token] != b[token]]
     differences = []

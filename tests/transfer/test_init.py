@@ -322,3 +322,17 @@ def test_bad_input_is_named_and_nothing_is_written(
         init(step)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("out*"))
+
+
+def test_a_tokenizer_that_transformers_misreads_is_a_warning(
+    step: Init, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init(replace(step, method="mean"))
+    assert "AutoTokenizer" not in capsys.readouterr().err
+    english = tiny_tokenizer("byte_bpe", "en")
+    source = save_model(tmp_path / "qwen2", tiny_model("qwen2", len(english)), english)
+    init(replace(step, method="mean", source=source, out=tmp_path / "qwen2-german"))
+    assert "open it with PreTrainedTokenizerFast" in capsys.readouterr().err
+    text = "Im Anfang schuf Gott"
+    opened = PreTrainedTokenizerFast.from_pretrained(tmp_path / "qwen2-german")
+    assert opened(text).input_ids == load_tokenizer(step.helper or step.out)(text).input_ids
