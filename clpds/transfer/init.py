@@ -84,7 +84,8 @@ def init(step: Init) -> None:
     if (difference := misread(step.out)) is not None:
         sys.stderr.write(
             f"clpds init: warning: AutoTokenizer opens {step.out} with the tokenizer class of "
-            f"{result.config.model_type} models, not as tokenizer.json has it ({difference}); open it with PreTrainedTokenizerFast\n"
+            f"{result.config.model_type} models, not as tokenizer.json has it ({difference}); "
+            "open it with PreTrainedTokenizerFast\n"
         )
 
 
