@@ -5,6 +5,7 @@ BIN := .venv/bin
 .PHONY: setup demo test lint clean
 
 setup: .venv/ready
+	@:
 
 .venv/ready: pyproject.toml constraints.txt
 	@echo "setting up .venv"
