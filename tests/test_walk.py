@@ -10,6 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from clpds.errors import UserError
+from clpds.recipe import load_recipe
+from clpds.walk import is_done
 from tests.tiny import save_model, text, tiny_model, tiny_tokenizer
 
 RECIPE = """
@@ -65,10 +68,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_from_raw_text_to_a_model_that_speaks(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def walked(folder: Path) -> Path:
     done = clpds("run", str(folder / "recipe.yaml"), "--ranks", "2")
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
+    return folder
+
+
+def test_from_raw_text_to_a_model_that_speaks(walked: Path) -> None:
+    folder = walked
     before, after = (json.loads((folder / f"{name}.json").read_text()) for name in ("before", "after"))
     assert after["loss"] < before["loss"]
     assert (folder / "picture.png").stat().st_size > 10_000
@@ -78,16 +87,37 @@ def test_from_raw_text_to_a_model_that_speaks(folder: Path) -> None:
     torch.manual_seed(0)
     assert model.generate(ids, max_new_tokens=8).shape[1] > ids.shape[1]
 
+
+def test_finished_steps_are_skipped(walked: Path) -> None:
+    folder = walked
     again = clpds("run", str(folder / "recipe.yaml"), "--ranks", "2")
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("done before") == 8
     assert again.stderr.count("finished at step") == 2
 
 
-def test_a_changed_step_is_not_passed_off_as_done(folder: Path) -> None:
+def test_a_changed_step_is_not_passed_off_as_done(walked: Path) -> None:
+    folder = walked
     done = clpds("run", str(folder / "recipe.yaml"), "tokenizer.vocab_size=400")
     assert done.returncode == 2
     assert "was made with vocab_size 500, now 400" in done.stderr
+
+
+def test_a_step_made_from_an_input_that_changed_is_not_passed_off_as_done(walked: Path) -> None:
+    folder = walked
+    recipe = load_recipe(folder / "recipe.yaml")
+    assert is_done(recipe.steps["clp"], "clp")
+    assert is_done(recipe.steps["after"], "after")
+    before = (folder / "helper" / "provenance.json").read_text()
+    record = json.loads(before)
+    record["files"]["model.safetensors"] = "0" * 64
+    (folder / "helper" / "provenance.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"was made from another .*helper than there is now"):
+        is_done(recipe.steps["clp"], "clp")
+    (folder / "helper" / "provenance.json").write_text(before)
+    (folder / "german" / "provenance.json").touch()
+    assert not is_done(recipe.steps["after"], "after")  # numbers are cheap: measured again
+    assert is_done(recipe.steps["before"], "before")
 
 
 def test_bad_input_on_ranks_is_one_line(folder: Path) -> None:

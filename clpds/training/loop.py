@@ -21,7 +21,7 @@ from clpds.training.group import agree, first_rank, total
 from clpds.training.metrics import Metrics, memory_peak
 from clpds.training.saving import Position
 from clpds.training.schedule import learning_rate
-from clpds.training.setup import Inputs, open_inputs, open_model, prepare_run
+from clpds.training.setup import Inputs, identity, open_inputs, open_model, prepare_run
 from clpds.training.stopping import StopFlag
 from clpds.training.validation import validate
 
@@ -36,8 +36,9 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
     inputs = agree(lambda: open_inputs(stage))
     config = agree(lambda: deepspeed_config(stage, dist.get_world_size()))
     checkpoint = open_model(stage, inputs)
+    same = identity(stage, inputs, checkpoint)
+    resume = agree(lambda: saving.find_checkpoint(stage.out, same))
     prepare_run(stage, checkpoint)
-    resume = agree(lambda: saving.find_checkpoint(stage.out, stage))
     done = saving.read_trainer(resume) if resume else {"step": 0, "world_size": dist.get_world_size()}
     if done["step"] >= stage.steps:
         return Position(done["step"], done["tokens"])
@@ -84,12 +85,12 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
                 if metrics and scores:
                     metrics.log(position.step, tokens=position.tokens, validation=scores)
             if step.stop or _due(position.step, stage.saving.every, stage.steps):
-                saving.save(engine, stage.out, stage, position)
+                saving.save(engine, stage, same, position)
                 saved = position.step
             if step.stop and position.step < stage.steps:
                 return position
         if saved != position.step:
-            saving.save(engine, stage.out, stage, position)
+            saving.save(engine, stage, same, position)
         return position
     finally:
         if metrics:

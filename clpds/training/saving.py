@@ -25,8 +25,6 @@ from clpds.training.group import on_first_rank
 
 LATEST = "latest"
 TRAINER = "trainer.json"
-# What a resumed run must share with its checkpoint for the batches to go on where they stopped.
-FIXED = ("model", "data", "objective", "trainable", "global_batch", "isolate_documents", "seed")
 
 
 @dataclass
@@ -39,9 +37,9 @@ class Position:
     """Predicted tokens seen."""
 
 
-def save(engine: Any, run: Path, stage: Train, position: Position) -> None:
+def save(engine: Any, stage: Train, identity: dict[str, Any], position: Position) -> None:
     """Write the checkpoint of ``position`` together with all ranks and drop the oldest ones."""
-    folder = run / "checkpoints"
+    folder = stage.out / "checkpoints"
     name = f"step-{position.step:08d}"
     partial = folder / f"{name}.partial"
     on_first_rank(lambda: shutil.rmtree(partial, ignore_errors=True))
@@ -56,6 +54,7 @@ def save(engine: Any, run: Path, stage: Train, position: Position) -> None:
             "world_size": dist.get_world_size(),
             "finished": position.step >= stage.steps,
             "stage": provenance.parameters(stage),
+            "identity": identity,
         }
         (partial / TRAINER).write_text(json.dumps(document, indent=2) + "\n")
         files = {file: entry for rank in hashes for file, entry in rank.items()}
@@ -63,7 +62,7 @@ def save(engine: Any, run: Path, stage: Train, position: Position) -> None:
         sync_folder(partial)
         replace_folder(partial, folder / name)
         write_text(folder / LATEST, name + "\n")
-        for old in whole_checkpoints(run)[: -stage.saving.keep_last]:
+        for old in whole_checkpoints(stage.out)[: -stage.saving.keep_last]:
             delete(old)
 
     on_first_rank(finish)
@@ -94,18 +93,15 @@ def read_trainer(checkpoint: Path) -> dict[str, Any]:
     return document
 
 
-def find_checkpoint(run: Path, stage: Train) -> Path | None:
-    """The newest whole checkpoint to resume from, or None; UserError where the stage does not fit it."""
+def find_checkpoint(run: Path, identity: dict[str, Any]) -> Path | None:
+    """The newest whole checkpoint to resume from, or None; UserError where it is of another identity."""
     whole = whole_checkpoints(run)
     if not whole:
         return None
-    before, now = read_trainer(whole[-1])["stage"], provenance.parameters(stage)
-    changed = [key for key in FIXED if before.get(key) != now[key]]
+    before = read_trainer(whole[-1])["identity"]
+    changed = [key for key, now in identity.items() if before.get(key) != now]
     if changed:
-        raise UserError(
-            f"{run} was started with another {changed[0]} ({before.get(changed[0])}, now {now[changed[0]]}); "
-            f"choose another out, or remove the folder"
-        )
+        raise UserError(f"{run} was started with another {changed[0]}; choose another out, or remove the folder")
     return whole[-1]
 
 

@@ -4,6 +4,7 @@ import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, GenerationConfig
@@ -29,6 +30,7 @@ BYTES_PER_PARAMETER = 14  # of a training checkpoint: float32 master, two moment
 class Inputs:
     """The data of a stage, opened."""
 
+    corpora: dict[str, Blocks]
     mixture: Mixture
     validation: dict[str, Blocks]
     tokenizer_folder: Path
@@ -42,7 +44,7 @@ def open_inputs(stage: Train) -> Inputs:
     if stage.validation.every is not None:
         validation = {name: open_blocks(corpus.path, "validation") for name, corpus in stage.data.items()}
     mixture = Mixture(list(corpora.values()), weights, stage.seed)
-    return Inputs(mixture, validation, next(iter(corpora.values())).tokenizer_folder)
+    return Inputs(corpora, mixture, validation, next(iter(corpora.values())).tokenizer_folder)
 
 
 def open_model(stage: Train, inputs: Inputs) -> Checkpoint:
@@ -52,6 +54,23 @@ def open_model(stage: Train, inputs: Inputs) -> Checkpoint:
         path = stage.out / "initial"
         on_first_rank(lambda: None if path.exists() else _draw_fresh(stage, inputs, path))
     return agree(lambda: _open_fitting(stage, inputs, path))
+
+
+def identity(stage: Train, inputs: Inputs, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a resumed run must share with its checkpoint for training to go on where it stopped.
+
+    Model and data by content where that is recorded, so that a folder may move.
+    """
+    record = provenance.read(checkpoint.path) if checkpoint.path else None
+    return {
+        "model": record["files"] if record else str(stage.model),
+        "data": {name: [blocks.fingerprint, stage.data[name].weight] for name, blocks in inputs.corpora.items()},
+        "objective": stage.objective,
+        "trainable": list(stage.trainable),
+        "global_batch": stage.global_batch,
+        "isolate_documents": stage.isolate_documents,
+        "seed": stage.seed,
+    }
 
 
 def prepare_run(stage: Train, checkpoint: Checkpoint) -> None:

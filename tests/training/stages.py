@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clpds.data.prepare import prepare
+from clpds.errors import UserError
 from clpds.recipe import Corpus, Data, Optimizer, Schedule, Train
 from clpds.training.group import process_group
 from clpds.training.loop import train
@@ -55,6 +56,16 @@ def run_stage(task: Train) -> list[dict[str, Any]]:
     with stop_flag() as flag, process_group() as device:
         train(task, device, flag)
     return read_metrics(task.out)
+
+
+def refused(task: Train) -> str:
+    """The message with which a rank stops."""
+    with stop_flag() as flag, process_group() as device:
+        try:
+            train(task, device, flag)
+        except UserError as error:
+            return str(error)
+    return ""
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from clpds.errors import UserError
-from clpds.recipe import Optimizer, Saving, Train
+from clpds.recipe import Corpus, Optimizer, Saving, Train
 from clpds.training.saving import find_checkpoint, read_trainer, whole_checkpoints
 from tests.ranks import run_ranks
-from tests.training.stages import curve, read_metrics, run_stage, stage, write_inputs
+from tests.training.stages import curve, read_metrics, refused, run_stage, stage, write_inputs
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +72,10 @@ def test_keeps_the_last_ones_and_latest_is_whole(whole: Train) -> None:
 def test_a_damaged_checkpoint_is_passed_over(whole: Train, tmp_path: Path) -> None:
     task = broken_off(whole, tmp_path / "run", 8)
     newest = whole_checkpoints(task.out)[-1]
+    same = read_trainer(newest)["identity"]
     states = next(newest.glob("*rank_1*optim_states.pt"))
     states.write_bytes(states.read_bytes()[:-100])
-    found = find_checkpoint(task.out, task)
+    found = find_checkpoint(task.out, same)
     assert found is not None
     assert found.name == "step-00000006"
 
@@ -86,6 +86,18 @@ def test_a_finished_run_does_nothing(whole: Train) -> None:
     assert (whole.out / "metrics.jsonl").read_bytes() == before
 
 
-def test_another_data_order_is_refused(whole: Train) -> None:
-    with pytest.raises(UserError, match="another seed"):
-        find_checkpoint(whole.out, replace(whole, seed=4))
+def test_a_run_goes_on_with_its_own_model_data_and_order_only(
+    whole: Train, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    stage_file = (whole.out / "stage.json").read_bytes()
+    moved = Corpus(path=shutil.copytree(inputs["data"], tmp_path / "moved"))
+    heavier = Corpus(path=inputs["data"], weight=2.0)
+    for change, word in (
+        ({"seed": 4}, "another seed"),
+        ({"trainable": ("*attn*",)}, "another trainable"),
+        ({"data": {"german": heavier}}, "another data"),
+        ({"data": {"german": moved}}, ""),
+    ):
+        (message,) = run_ranks(1, refused, replace(whole, **change))
+        assert (word in message) if word else not message
+    assert (whole.out / "stage.json").read_bytes() != stage_file  # only the run that was not refused wrote it

@@ -24,7 +24,7 @@ from clpds.training.loop import train
 from clpds.training.stopping import stop_flag
 from tests.ranks import run_ranks
 from tests.tiny import save_model, tiny_model, tiny_tokenizer
-from tests.training.stages import curve, read_metrics, run_stage, stage, write_inputs
+from tests.training.stages import curve, read_metrics, refused, run_stage, stage, write_inputs
 
 BF16 = {
     "bf16": {"enabled": True},
@@ -56,16 +56,6 @@ def test_sliced_loading_is_from_pretrained(tmp_path: Path, shape: str, tied: boo
     for found in run_ranks(2, loaded, folder, config):
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
-
-
-def refused(task: Train) -> str:
-    """The message with which a rank stops."""
-    with stop_flag() as flag, process_group() as device:
-        try:
-            train(task, device, flag)
-        except UserError as error:
-            return str(error)
-    return ""
 
 
 def damaged(model: Path, out: Path, *, scale: float) -> Path:
