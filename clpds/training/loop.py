@@ -25,7 +25,7 @@ from clpds.training.setup import Inputs, identity, open_inputs, open_model, prep
 from clpds.training.stopping import StopFlag
 from clpds.training.validation import validate
 
-SKIPPED_IN_A_ROW = 10  # steps with a non-finite gradient before the run gives up
+BAD_IN_A_ROW = 10  # steps with a non-finite loss or gradient before the run gives up
 
 
 def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
@@ -84,11 +84,14 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
                 scores = validate(engine, inputs.validation, stage, device)
                 if metrics and scores:
                     metrics.log(position.step, tokens=position.tokens, validation=scores)
-            if step.stop or _due(position.step, stage.saving.every, stage.steps):
+            sound = loop.bad_in_a_row == 0  # else the weights may be spoilt: older checkpoints are worth more
+            if sound and (step.stop or _due(position.step, stage.saving.every, stage.steps)):
                 saving.save(engine, stage, same, position)
                 saved = position.step
             if step.stop and position.step < stage.steps:
                 return position
+        if loop.bad_in_a_row:
+            raise UserError(f"the loss or gradient of the last step of {stage.out} was not finite; lower optimizer.lr")
         if saved != position.step:
             saving.save(engine, stage, same, position)
         return position
@@ -105,11 +108,11 @@ def _due(step: int, every: int | None, last: int) -> bool:
 class StepResult:
     """One optimizer step, the same on all ranks but for ``seconds``."""
 
-    loss: float
-    """Mean negative log likelihood in nats over the global batch's predicted tokens."""
+    loss: float | None
+    """Mean negative log likelihood in nats over the global batch's predicted tokens; None: not finite."""
     lr: float
     grad_norm: float | None
-    """Norm before clipping; None where it was not finite and the step was skipped."""
+    """Norm before clipping; None: not finite, DeepSpeed then skips the step under bf16."""
     tokens: int
     seconds: float
     stop: bool
@@ -121,7 +124,7 @@ class Loop:
 
     def __init__(self, stage: Train, inputs: Inputs, engine: Any, device: torch.device) -> None:
         self.stage, self.inputs, self.engine, self.device = stage, inputs, engine, device
-        self.skipped_in_a_row = 0
+        self.bad_in_a_row = 0
 
     def step(self, position: Position, flag: StopFlag) -> StepResult:
         """Do the global batch number ``position.step`` and advance ``position``."""
@@ -145,21 +148,20 @@ class Loop:
         (nll_all, stop) = total([nll.item(), float(flag.number != 0)], self.device)
         position.step += 1
         position.tokens += int(tokens)
-        self._check(engine.skipped_steps > skipped, position.step)
-        norm = engine.get_global_grad_norm()
-        norm = None if norm is None or not math.isfinite(float(norm)) else float(norm)
-        return StepResult(nll_all / tokens, lr, norm, int(tokens), time.perf_counter() - start, stop > 0)
+        loss, norm = _finite(nll_all / tokens), _finite(float(engine.get_global_grad_norm()))
+        self._count_bad(loss is None or norm is None or engine.skipped_steps > skipped, position.step)
+        return StepResult(loss, lr, norm, int(tokens), time.perf_counter() - start, stop > 0)
 
     def _batch(self, indices: Sequence[int]) -> Batch:
         batch = self.inputs.mixture.batch(indices, isolate=self.stage.isolate_documents)
         return Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
 
-    def _check(self, skipped: bool, step: int) -> None:
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
-        if self.skipped_in_a_row >= SKIPPED_IN_A_ROW:
+    def _count_bad(self, bad: bool, step: int) -> None:
+        self.bad_in_a_row = self.bad_in_a_row + 1 if bad else 0
+        if self.bad_in_a_row >= BAD_IN_A_ROW:
             raise UserError(
-                f"step {step}: the gradient was not finite {SKIPPED_IN_A_ROW} times in a row; "
-                f"lower optimizer.lr and start again from an earlier checkpoint"
+                f"step {step}: loss or gradient not finite {BAD_IN_A_ROW} times in a row; lower optimizer.lr "
+                f"and go on from an earlier checkpoint of {self.stage.out}"
             )
 
 
@@ -173,6 +175,10 @@ def rank_indices(stage: Train, step: int) -> list[range]:
     micro_batches = stage.global_batch // (stage.micro_batch * ranks)
     starts = [first + micro * stage.micro_batch * ranks for micro in range(micro_batches)]
     return [range(start, start + stage.micro_batch) for start in starts]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _seed_dropout(seed: int, step: int, micro: int) -> None:

@@ -40,7 +40,8 @@ class Metrics:
         for name, value in _flatten(values):
             self._board.add_scalar(name, value, step)
         if "loss" in values:
-            self._show(step, f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s")
+            loss = "not finite" if values["loss"] is None else f"{values['loss']:.3f}"
+            self._show(step, f"loss {loss}, {values['tokens_per_second']:,.0f} tokens/s")
         for corpus, score in values.get("validation", {}).items():
             bits = score["bits_per_byte"]
             self.say(f"step {step}: validation on {corpus}: loss {score['loss']:.3f}, {bits:.3f} bits per byte")

@@ -13,14 +13,17 @@ import deepspeed
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
 from clpds.checkpoint import open_checkpoint
+from clpds.conversion.convert import convert
 from clpds.errors import UserError
-from clpds.recipe import Corpus, Optimizer, Train, Validation
+from clpds.recipe import Convert, Corpus, Optimizer, Saving, Train, Validation
 from clpds.training.engine import build_model, deepspeed_config
 from clpds.training.group import process_group
 from clpds.training.loop import train
+from clpds.training.saving import read_trainer, whole_checkpoints
 from clpds.training.stopping import stop_flag
 from tests.ranks import run_ranks
 from tests.tiny import save_model, tiny_model, tiny_tokenizer
@@ -119,6 +122,33 @@ def test_validation_is_the_same_on_any_number_of_ranks(inputs: dict[str, Path], 
         scores.append(json.loads(lines[-1])["validation"]["german"])
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
     assert 2 < scores[0]["bits_per_byte"] < 8
+
+
+def test_only_what_is_named_trains(inputs: dict[str, Path], tmp_path: Path) -> None:
+    task = stage(inputs, tmp_path / "run", trainable=("*embed_tokens*",))
+    run_ranks(2, run_stage, task)
+    convert(Convert(model=task.out, out=tmp_path / "out"))
+    before, after = (load_file(folder / "model.safetensors") for folder in (task.model, tmp_path / "out"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"model.embed_tokens.weight"}
+
+
+def test_tensorboard_shows_the_same_curve(inputs: dict[str, Path], tmp_path: Path) -> None:
+    task = stage(inputs, tmp_path / "run", steps=3)
+    lines = run_ranks(1, run_stage, task)[0]
+    board = EventAccumulator(str(task.out / "tensorboard"))
+    board.Reload()
+    assert [event.value for event in board.Scalars("loss")] == pytest.approx(curve(lines))
+    assert [event.step for event in board.Scalars("grad_norm")] == [1, 2, 3]
+
+
+def test_a_run_that_diverges_stops_and_keeps_what_is_sound(inputs: dict[str, Path], tmp_path: Path) -> None:
+    task = stage(inputs, tmp_path / "run", steps=40, optimizer=Optimizer(lr=1e30), saving=Saving(every=1))
+    (message,) = run_ranks(1, refused, task)
+    assert "not finite 10 times in a row" in message
+    lines = read_metrics(task.out)
+    first_bad = next(line["step"] for line in lines if line["loss"] is None or line["grad_norm"] is None)
+    assert read_trainer(whole_checkpoints(task.out)[-1])["step"] < first_bad
 
 
 def test_bf16_follows_float32(inputs: dict[str, Path], tmp_path: Path) -> None:
