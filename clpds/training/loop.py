@@ -148,9 +148,9 @@ class Loop:
         (nll_all, stop) = total([nll.item(), float(flag.number != 0)], self.device)
         position.step += 1
         position.tokens += int(tokens)
-        loss, norm = _finite(nll_all / tokens), _finite(float(engine.get_global_grad_norm()))
-        self._count_bad(loss is None or norm is None or engine.skipped_steps > skipped, position.step)
-        return StepResult(loss, lr, norm, int(tokens), time.perf_counter() - start, stop > 0)
+        mean, norm = _finite(nll_all / tokens), _finite(float(engine.get_global_grad_norm()))
+        self._count_bad(mean is None or norm is None or engine.skipped_steps > skipped, position.step)
+        return StepResult(mean, lr, norm, int(tokens), time.perf_counter() - start, stop > 0)
 
     def _batch(self, indices: Sequence[int]) -> Batch:
         batch = self.inputs.mixture.batch(indices, isolate=self.stage.isolate_documents)
