@@ -46,6 +46,8 @@ def deepspeed_config(stage: Train, world_size: int) -> dict[str, Any]:
         if config.get(key, "auto") not in ("auto", value):
             raise UserError(f"{file}: {key} is {config[key]}, but {name} of the recipe is {value}; remove the key")
         config[key] = value
+    if zero_stage(config) not in (1, 2, 3):
+        raise UserError(f"{file}: zero_optimization.stage is {zero_stage(config)}; give 1, 2 or 3")
     for key in ("optimizer", "scheduler"):
         if key in config:
             raise UserError(f"{file}: '{key}' is decided by the recipe's section of that name; remove the key")

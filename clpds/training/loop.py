@@ -17,7 +17,7 @@ from clpds.recipe import Train
 from clpds.training import saving
 from clpds.training.engine import build_engine, build_model, deepspeed_config, freeze, parameter_count
 from clpds.training.flops import flops_per_token, peak_flops
-from clpds.training.group import agree, first_rank, total
+from clpds.training.group import agree, first_rank, on_first_rank, total
 from clpds.training.metrics import Metrics, memory_peak
 from clpds.training.saving import Position
 from clpds.training.schedule import learning_rate
@@ -37,7 +37,7 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
     config = agree(lambda: deepspeed_config(stage, dist.get_world_size()))
     checkpoint = open_model(stage, inputs)
     same = identity(stage, inputs, checkpoint)
-    resume = agree(lambda: saving.find_checkpoint(stage.out, same))
+    resume = on_first_rank(lambda: saving.find_checkpoint(stage.out, same))
     prepare_run(stage, checkpoint)
     done = saving.read_trainer(resume) if resume else {"step": 0, "world_size": dist.get_world_size()}
     if done["step"] >= stage.steps:

@@ -55,7 +55,7 @@ def plain_torch(task: Train) -> tuple[list[float], list[float]]:
 
 @pytest.mark.parametrize(
     ("zero", "ranks", "micro_batch", "checkpointing"),
-    [(3, 2, 4, False), (3, 2, 2, True), (3, 1, 8, False), (3, 1, 2, False), (1, 2, 2, False)],
+    [(3, 2, 4, False), (3, 2, 2, True), (3, 1, 8, False), (3, 1, 2, False), (1, 2, 2, False), (2, 2, 2, False)],
 )
 def test_equals_plain_torch(
     inputs: dict[str, Path], tmp_path: Path, zero: int, ranks: int, micro_batch: int, checkpointing: bool

@@ -45,7 +45,10 @@ def test_same_ranks_bit_for_bit(whole: Train, tmp_path: Path) -> None:
     assert curve(resumed, "tokens") == curve(before, "tokens")
 
 
-def test_other_ranks_without_dropout(inputs: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("zero", "numbers"), [(3, (1, 4)), (1, (1,)), (2, (4,))])
+def test_other_ranks_without_dropout(
+    inputs: dict[str, Path], tmp_path: Path, zero: int, numbers: tuple[int, ...]
+) -> None:
     config = json.loads((inputs["model"] / "config.json").read_text())
     calm = shutil.copytree(inputs["model"], tmp_path / "model")
     config |= {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
@@ -53,8 +56,11 @@ def test_other_ranks_without_dropout(inputs: dict[str, Path], tmp_path: Path) ->
     # A large decay on matrices only: a group that got the other's settings would show at once.
     optimizer = Optimizer(lr=2e-3, weight_decay=0.5, clip=0.5)
     task = stage(inputs, tmp_path / "two", model=calm, saving=Saving(every=4), optimizer=optimizer)
+    if zero != 3:
+        (tmp_path / "zero.json").write_text(json.dumps({"zero_optimization": {"stage": zero}}))
+        task = replace(task, deepspeed=tmp_path / "zero.json")
     run_ranks(2, run_stage, task)
-    for ranks in (1, 4):
+    for ranks in numbers:
         other = broken_off(task, tmp_path / f"on-{ranks}", 4)
         run_ranks(ranks, run_stage, replace(other, micro_batch=2))
         assert curve(read_metrics(other.out)) == pytest.approx(curve(read_metrics(task.out)), abs=1e-5)

@@ -99,7 +99,7 @@ def test_what_does_not_fit_is_named(inputs: dict[str, Path], tmp_path: Path) -> 
 
 def test_deepspeed_file_that_contradicts_the_recipe(inputs: dict[str, Path], tmp_path: Path) -> None:
     def message(config: dict[str, object], ranks: int = 2) -> str:
-        (tmp_path / "ds.json").write_text(json.dumps(config))
+        (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": 3}} | config))
         with pytest.raises(UserError) as caught:
             deepspeed_config(stage(inputs, tmp_path, deepspeed=tmp_path / "ds.json"), ranks)
         return str(caught.value)
@@ -108,7 +108,8 @@ def test_deepspeed_file_that_contradicts_the_recipe(inputs: dict[str, Path], tmp
     assert "train_batch_size is 4, but global_batch of the recipe is 8" in message({"train_batch_size": 4})
     assert "'scheduler'" in message({"scheduler": {"type": "WarmupLR"}})
     assert "micro_batch x ranks = 2 x 3" in message({}, ranks=3)
-    (tmp_path / "ds.json").write_text(json.dumps({"train_batch_size": "auto"}))
+    assert "stage is 0; give 1, 2 or 3" in message({"zero_optimization": {"stage": 0}})
+    (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": 1}, "train_batch_size": "auto"}))
     filled = deepspeed_config(stage(inputs, tmp_path, deepspeed=tmp_path / "ds.json"), 2)
     assert (filled["train_batch_size"], filled["gradient_accumulation_steps"]) == (8, 2)
 
