@@ -64,14 +64,12 @@ def _origin(path: Path) -> Rows:
         return []
     defaults = {f.name: json.loads(json.dumps(f.default, default=str)) for f in fields(recipe.VERBS[record["verb"]])}
     inputs = {role: entry["path"] for role, entry in record["inputs"].items()}
-    chosen = {
-        key: value
+    options = [
+        f"--{key.replace('_', '-')}" + ("" if value is True else f" {value}")
         for key, value in record["parameters"].items()
         if value != defaults.get(key) and key not in inputs and key != "input"
-    }
-    rows = [
-        ("made by", " ".join([f"clpds {record['verb']}", *(f"--{k.replace('_', '-')} {v}" for k, v in chosen.items())]))
     ]
+    rows = [("made by", " ".join([f"clpds {record['verb']}", *options]))]
     if inputs:
         rows.append(("from", ", ".join(f"{role} {where}" for role, where in inputs.items())))
     return rows
