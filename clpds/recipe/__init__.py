@@ -1,0 +1,41 @@
+"""The typed recipe: one dataclass a verb, the same for the command line and for YAML.
+
+A recipe names its steps in order::
+
+    steps:
+      tokenizer: {verb: tokenizer, input: [de.txt], vocab_size: 8192, out: runs/de/tokenizer}
+      train:
+        verb: train
+        model: runs/de/clp
+        ...
+
+This module is pure data and imports nothing heavy: a login node reads a recipe at once.
+"""
+
+from clpds.recipe.read import Recipe, checked, load_recipe
+from clpds.recipe.steps import (
+    VERBS,
+    Convert,
+    Corpus,
+    Count,
+    Data,
+    Dtype,
+    Eval,
+    Init,
+    Inspect,
+    MaybeText,
+    Optimizer,
+    Report,
+    Saving,
+    Schedule,
+    Step,
+    Tokenizer,
+    Train,
+    Validation,
+    verb_of,
+)
+
+__all__ = [
+    "VERBS", "Convert", "Corpus", "Count", "Data", "Dtype", "Eval", "Init", "Inspect", "MaybeText", "Optimizer",
+    "Recipe", "Report", "Saving", "Schedule", "Step", "Tokenizer", "Train", "Validation", "checked", "load_recipe", "verb_of",
+]  # fmt: skip

@@ -1,0 +1,160 @@
+"""Reading a recipe: YAML and overrides to steps, every error one line that names the file and the key."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+from yaml.error import MarkedYAMLError
+
+from clpds.errors import UserError
+from clpds.recipe.steps import VERBS, Step, verb_of
+from clpds.resources import find
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Steps by name, in order."""
+
+    path: Path
+    steps: dict[str, Step]
+
+    def only(self, verb: str, name: str | None = None) -> tuple[str, Step]:
+        """The step ``name``, or the one step of this verb; UserError unless that is unambiguous."""
+        found = {key: step for key, step in self.steps.items() if verb_of(step) == verb}
+        if name is None and len(found) == 1:
+            return next(iter(found.items()))
+        if name in found:
+            return name, found[name]
+        names = ", ".join(found) or "none"
+        if name is not None:
+            asked = f"has no {verb} step '{name}'"
+        else:
+            asked = f"has {len(found)} {verb} steps; pass --step" if found else f"has no {verb} step"
+        raise UserError(f"{self.path} {asked} (its {verb} steps: {names})")
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = (), *, default_step: str | None = None) -> Recipe:
+    """Read a YAML recipe (a path, or the name of one of recipes/) and apply ``step.section.key=value`` overrides.
+
+    With ``default_step`` the overrides are ``section.key=value`` of that step.
+    Raises UserError that names the file and key, with the nearest known name.
+    """
+    path = find("recipes", path)
+    try:
+        document = _parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path} is {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("steps"), dict) or not document["steps"]:
+        raise UserError(f"{path}: expected a mapping 'steps' of step names to steps")
+    for key in document:
+        if key != "steps":
+            raise UserError(f"{path}: unknown key '{key}'{_nearest(str(key), ['steps'])}")
+    steps = document["steps"]
+    for override in overrides:
+        _apply(steps, override, default_step)
+    return Recipe(path, {name: _step(path, name, raw) for name, raw in steps.items()})
+
+
+def checked(kind: type[Any], values: Mapping[str, Any], name: str = "") -> Any:
+    """``kind(**values)`` with every type and range checked; ``name`` is the step's in a UserError."""
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        raise UserError(_first(error, name, kind)) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that is given twice is an error, not the last one's victory."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for place, key in enumerate(keys):
+            if any(key.value == other.value for other in keys[:place]):
+                raise MarkedYAMLError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
+        return node
+
+
+def _parse(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise UserError(f"not valid YAML: {place}{error.problem}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _step(path: Path, name: Any, raw: Any) -> Step:
+    if not isinstance(name, str):
+        raise UserError(f"{path}: the step name {name!r} is no text to YAML; put it in quotes")
+    verb = raw.get("verb") if isinstance(raw, dict) else None
+    if verb is None:
+        raise UserError(f"{path}: key '{name}.verb' is missing; known: {', '.join(VERBS)}")
+    if not isinstance(verb, str) or verb not in VERBS:
+        raise UserError(f"{path}: {name}.verb is {verb!r}{_nearest(str(verb), VERBS)}; known: {', '.join(VERBS)}")
+    keys = {key: value for key, value in raw.items() if key != "verb"}
+    try:
+        step: Step = checked(VERBS[verb], keys, name)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return step
+
+
+def _first(error: ValidationError, name: str, kind: type[Any]) -> str:
+    """The first complaint of pydantic as one line: key, what is wrong, nearest name."""
+    problem = error.errors()[0]
+    keys = [str(key) for key in problem["loc"]]
+    where = ".".join([name, *keys] if name else keys)
+    if problem["type"] == "unexpected_keyword_argument":
+        return f"unknown key '{where}'{_nearest(keys[-1], _keys_beside(kind, keys))}"
+    if problem["type"] == "missing":
+        return f"key '{where}' is missing"
+    if problem["type"] == "value_error":
+        return f"'{where}': {problem['msg'].removeprefix('Value error, ')}"
+    return f"'{where}': {problem['msg']} (got {problem['input']!r})"
+
+
+def _keys_beside(kind: type[Any], keys: Sequence[str]) -> list[str]:
+    """The known keys of the section that the last of ``keys`` stands in."""
+    for key in keys[:-1]:
+        if is_dataclass(kind):
+            kind = get_type_hints(kind).get(key, dict)
+        elif get_args(kind):  # dict[str, Corpus]: the key is a name of the user's
+            kind = get_args(kind)[-1]
+    return [f.name for f in fields(kind)] if is_dataclass(kind) else []
+
+
+def _apply(steps: dict[str, Any], override: str, default_step: str | None) -> None:
+    dotted, equals, value = override.partition("=")
+    keys = dotted.split(".")
+    if not equals or not all(keys):
+        raise UserError(f"override '{override}' is not of the form section.key=value")
+    if default_step is not None:
+        keys = [default_step, *keys]
+    if keys[0] not in steps:
+        raise UserError(f"override '{override}': no step '{keys[0]}'{_nearest(keys[0], steps)}")
+    section = steps
+    for key in keys[:-1]:
+        inner = section.get(key, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"override '{override}': '{key}' is no section")
+        section[key] = section = dict(inner)  # a copy: an alias of it in another step stays as it is
+    try:
+        section[keys[-1]] = _parse(value)
+    except UserError as error:
+        raise UserError(f"override '{override}' is {error}") from error
+
+
+def _nearest(word: str, known: Iterable[Any]) -> str:
+    close = difflib.get_close_matches(word, [str(name) for name in known], n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
