@@ -37,5 +37,6 @@ from clpds.recipe.steps import (
 
 __all__ = [
     "VERBS", "Convert", "Corpus", "Count", "Data", "Dtype", "Eval", "Init", "Inspect", "MaybeText", "Optimizer",
-    "Recipe", "Report", "Saving", "Schedule", "Step", "Tokenizer", "Train", "Validation", "checked", "load_recipe", "verb_of",
+    "Recipe", "Report", "Saving", "Schedule", "Step", "Tokenizer", "Train", "Validation", "checked", "load_recipe",
+    "verb_of",
 ]  # fmt: skip
