@@ -64,11 +64,12 @@ class Cluster:
     def wait(self, job: str, reached: Callable[[], bool] = lambda: False, timeout: float = 120) -> str:
         """The job's state when it has ended, such as COMPLETED or FAILED, or when ``reached()``.
 
-        Raises RuntimeError with the job's log after ``timeout`` seconds.
+        After ``timeout`` seconds the job is cancelled; RuntimeError with its log.
         """
         deadline = time.monotonic() + timeout
         while (state := self.show(job)["JobState"]) in LIVE and not reached():
             if time.monotonic() > deadline:
+                self.command("scancel", job)
                 raise RuntimeError(f"job {job} is {state} after {timeout} s:\n{self.log(job)}")
             time.sleep(0.1)
         return state

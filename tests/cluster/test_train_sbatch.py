@@ -20,7 +20,7 @@ CPU_SITE = ("--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1")  # 
 def task(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Train:
     """A stage done by two ranks without Slurm and without a break; long enough to be stopped in the middle."""
     folder = tmp_path_factory.mktemp("local")
-    task = stage(write_inputs(folder, shape="gpt2"), folder / "run", steps=100)  # GPT-2 has dropout
+    task = stage(write_inputs(folder, shape="gpt2"), folder / "run", steps=60)  # GPT-2 has dropout
     run_ranks(2, run_stage, task)
     return task
 
@@ -37,7 +37,7 @@ def test_the_curve_is_that_of_ranks_without_slurm(cluster: Cluster, task: Train,
     job = submit(cluster, replace(task, out=tmp_path / "run"), tmp_path)
     assert cluster.wait(job) == "COMPLETED", cluster.log(job)
     assert cluster.show(job)["NumNodes"] == "2"
-    assert "finished at step 100 of 100" in cluster.log(job)
+    assert "finished at step 60 of 60" in cluster.log(job)
     assert curve(read_metrics(tmp_path / "run")) == curve(read_metrics(task.out))
 
 
