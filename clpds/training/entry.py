@@ -2,14 +2,10 @@
 
 import sys
 
-import torch.distributed as dist
-
 from clpds.cli import TrainStep
 from clpds.errors import UserError
 from clpds.recipe import Train, load_recipe
-from clpds.training.group import first_rank, process_group
-from clpds.training.loop import train
-from clpds.training.stopping import stop_flag
+from clpds.training.stopping import StopFlag, stop_flag
 from launcher.rendezvous import export_rank
 
 
@@ -20,7 +16,17 @@ def train_step(options: TrainStep) -> None:
     stage = load_recipe(options.recipe, options.overrides, default_step=name).steps[name]
     assert isinstance(stage, Train)
     export_rank()
-    with stop_flag() as flag, process_group() as device:
+    with stop_flag() as flag:  # before the heavy imports: a signal that comes early is kept
+        _train(stage, flag)
+
+
+def _train(stage: Train, flag: StopFlag) -> None:
+    import torch.distributed as dist
+
+    from clpds.training.group import first_rank, process_group
+    from clpds.training.loop import train
+
+    with process_group() as device:
         try:
             position = train(stage, device, flag)
         except UserError:
