@@ -106,6 +106,7 @@ def test_a_torchrun_on_each_node_is_no_contradiction() -> None:
             {**STEP, **OMPI, "SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_STEP_NUM_NODES": "1"},
             ["OMPI_COMM_WORLD_RANK=0", "SLURM_PROCID=1"],
         ),
+        ({**STEP, **OMPI, "SLURM_STEP_NUM_NODES": "8"}, ["OMPI_COMM_WORLD_SIZE=2", "SLURM_NTASKS=8"]),
         (without(STEP, "SLURM_LOCALID"), ["SLURM_LOCALID"]),
         ({**BATCH, "SLURM_NTASKS": "8"}, ["SLURM_NTASKS=8", "srun"]),
         ({**BATCH, "SLURM_NTASKS": "8", "SLURM_STEP_ID": str(0xFFFFFFFB)}, ["SLURM_NTASKS=8", "srun"]),
@@ -145,7 +146,7 @@ def test_srun() -> None:
         ),
     ],
 )
-def test_mpirun_is_asked_rather_than_what_started_it(variables: dict[str, str], rank: str) -> None:
+def test_mpi_is_asked_rather_than_what_started_it(variables: dict[str, str], rank: str) -> None:
     assert f"{rank} says mpirun, but mpi4py does not load" in refused(variables)
 
 
