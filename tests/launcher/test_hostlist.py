@@ -54,8 +54,8 @@ def test_expansion_is_the_definition(case: tuple[str, list[str]]) -> None:
         ("node[001-004,7]", ["node001", "node002", "node003", "node004", "node7"]),
         ("a[1-2]b[3-4]", ["a1b3", "a1b4", "a2b3", "a2b4"]),
         ("gpu-a1,gpu-b[07-09]", ["gpu-a1", "gpu-b07", "gpu-b08", "gpu-b09"]),
-        ("n[8-11]", ["n8", "n9", "n10", "n11"]),
-        ("n[098-101].cluster", ["n098.cluster", "n099.cluster", "n100.cluster", "n101.cluster"]),
+        ("n[8-11,099-101]", ["n8", "n9", "n10", "n11", "n099", "n100", "n101"]),
+        ("127.0.0.[1-2]", ["127.0.0.1", "127.0.0.2"]),
         ("login1", ["login1"]),
     ],
 )

@@ -37,8 +37,9 @@ OMPI = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WOR
 
 
 def exported(environment: dict[str, str], **changes: str) -> list[str]:
-    """The five variables in an environment of just these variables."""
-    with patch.dict(os.environ, {**environment, **changes}, clear=True):
+    """The five variables in an environment of just these variables, on a machine without mpi4py."""
+    without_mpi = patch.dict(sys.modules, {"mpi4py": None})  # MPI must not start in the tests' own process
+    with without_mpi, patch.dict(os.environ, {**environment, **changes}, clear=True):
         export_rank()
         return [os.environ[name] for name in NAMES.values()]
 
@@ -105,6 +106,7 @@ def test_a_torchrun_on_each_node_is_no_contradiction() -> None:
             {**STEP, **OMPI, "SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_STEP_NUM_NODES": "1"},
             ["OMPI_COMM_WORLD_RANK=0", "SLURM_PROCID=1"],
         ),
+        ({**STEP, **OMPI, "SLURM_STEP_NUM_NODES": "8"}, ["OMPI_COMM_WORLD_SIZE=2", "SLURM_NTASKS=8"]),
         (without(STEP, "SLURM_LOCALID"), ["SLURM_LOCALID"]),
         ({**BATCH, "SLURM_NTASKS": "8"}, ["SLURM_NTASKS=8", "srun"]),
         ({**BATCH, "SLURM_NTASKS": "8", "SLURM_STEP_ID": str(0xFFFFFFFB)}, ["SLURM_NTASKS=8", "srun"]),
@@ -123,6 +125,29 @@ def test_srun() -> None:
     assert exported(STEP) == ["5", "8", "1", "localhost", "21234"]
     assert exported(STEP, PMI_RANK="5", PMI_SIZE="8") == exported(STEP)  # srun --mpi=pmi2
     assert exported(without(STEP, "SLURM_STEP_NODELIST"), SLURM_JOB_NODELIST="localhost,b")[3] == "localhost"
+
+
+@pytest.mark.parametrize(
+    ("variables", "rank"),
+    [
+        (OMPI, "OMPI_COMM_WORLD_RANK=0"),
+        ({**STEP, **OMPI, "SLURM_NTASKS": "2", "SLURM_PROCID": "1"}, "OMPI_COMM_WORLD_RANK=0"),  # a daemon on each node
+        ({"PMI_RANK": "1", "PMI_SIZE": "2"}, "PMI_RANK=1"),
+        (
+            {
+                **STEP,
+                "SLURM_NTASKS": "2",
+                "SLURM_PROCID": "1",
+                "PMI_RANK": "1",
+                "PMI_SIZE": "2",
+                "MPI_LOCALRANKID": "0",
+            },
+            "PMI_RANK=1",
+        ),
+    ],
+)
+def test_mpi_is_asked_rather_than_what_started_it(variables: dict[str, str], rank: str) -> None:
+    assert f"{rank} says mpirun, but mpi4py does not load" in refused(variables)
 
 
 def test_one_host_needs_no_name() -> None:
