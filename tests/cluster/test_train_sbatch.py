@@ -45,7 +45,7 @@ def test_bad_input_fails_with_one_line(cluster: Cluster, task: Train, tmp_path: 
     absent = tmp_path / "absent"
     job = submit(cluster, replace(task, data={"german": Corpus(path=absent)}, out=tmp_path / "run"), tmp_path)
     assert cluster.wait(job, timeout=60) == "FAILED", cluster.log(job)
-    errors = [line for line in cluster.log(job).splitlines() if not line.startswith(("srun:", "slurmstepd:"))]
+    errors = [line for line in cluster.log(job).splitlines() if not line.startswith(("srun:", "slurmstepd"))]
     assert len(errors) == 1, cluster.log(job)
     assert errors[0].startswith("clpds train: error:")
     assert str(absent) in errors[0]
