@@ -70,7 +70,7 @@ def require_same(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase, name_a:
 def misread(folder: Path) -> str | None:
     """In what AutoTokenizer's reading of ``folder`` differs from its tokenizer.json, or None.
 
-    transformers 5 gives some model types (Qwen2, Phi-3) the pipeline of their own tokenizer class,
+    transformers 5 gives some model types (Qwen2 among them) the pipeline of their own tokenizer class,
     whatever the folder's files say; texts then get wrong ids without an error.
     """
     ours, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
