@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test test-cluster lint clean
 
 setup: .venv/ready
 	@:
@@ -25,7 +25,11 @@ lint: setup
 	@$(BIN)/mypy
 
 test: lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --ignore tests/cluster
+
+# Starts a real Slurm of two nodes on this machine; needs root, slurm-wlm and munge.
+test-cluster: setup
+	@$(BIN)/python -m pytest tests/cluster
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

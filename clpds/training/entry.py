@@ -1,5 +1,6 @@
 """``clpds train``: what every rank runs, whichever launcher started it."""
 
+import os
 import sys
 
 from clpds.cli import TrainStep
@@ -16,8 +17,21 @@ def train_step(options: TrainStep) -> None:
     stage = load_recipe(options.recipe, options.overrides, default_step=name).steps[name]
     assert isinstance(stage, Train)
     export_rank()
-    with stop_flag() as flag:  # before the heavy imports: a signal that comes early is kept
-        _train(stage, flag)
+    status = 0
+    try:
+        with stop_flag() as flag:  # before the heavy imports: a signal that comes early is kept
+            _train(stage, flag)
+    except UserError as error:
+        sys.stderr.write(f"clpds train: error: {error}\n")
+        status = 2
+    except SystemExit as leaving:
+        status = int(leaving.code or 0)
+    # All is written and the group is gone. The interpreter's own end can still abort the process, seen once on a
+    # busy machine (a thread of gloo's: "terminate called without an active exception"), and a finished job would
+    # count as failed.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _train(stage: Train, flag: StopFlag) -> None:
