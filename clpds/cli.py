@@ -15,7 +15,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from clpds import __version__, recipe
 from clpds.errors import UserError
-from clpds.recipe import Count, MaybeText
+from clpds.recipe import Count, MaybeCount, MaybeText, NotNegative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,56 @@ class Run:
     """YAML file that names the steps."""
     overrides: Annotated[Positional[tuple[str, ...]], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")] = ()
     """step.section.key=value, for instance train.optimizer.lr=1e-4."""
+    step: MaybeText = None
+    """Run this step only."""
     ranks: Count = 1
     """Processes for each training stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submit:
+    """Hand the steps of a recipe to Slurm, as jobs that wait for each other."""
+
+    recipe: Annotated[Positional[Path], arg(metavar="RECIPE")]
+    """YAML file that names the steps."""
+    overrides: Annotated[Positional[tuple[str, ...]], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")] = ()
+    """step.section.key=value, for instance train.optimizer.lr=1e-4."""
+    profile: Path
+    """YAML file that describes the cluster, or the name of one of recipes/clusters/."""
+    nodes: MaybeCount = None
+    """Nodes of a training job; the profile's unless told."""
+    time: MaybeText = None
+    """Time limit of a training job, as Slurm writes it; the profile's unless told."""
+    dry_run: bool = False
+    """Print the scripts, write and submit nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Say how a training run stands and what the queue says of its jobs."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Folder of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervise:
+    """Run one training stage inside a Slurm job, and requeue the job: what a batch script ends with."""
+
+    recipe: Annotated[Positional[Path], arg(metavar="RECIPE")]
+    """YAML file that names the steps."""
+    overrides: Annotated[Positional[tuple[str, ...]], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")] = ()
+    """section.key=value of the stage, for instance optimizer.lr=1e-4."""
+    step: MaybeText = None
+    """Name of the stage, where the recipe has several."""
+    requeue_limit: NotNegative = 50
+    """How often the job may go back into the queue."""
+    preflight: bool = False
+    """Check nodes, network and the shared folder first."""
+    exclude_bad_nodes: bool = False
+    """Leave out a node that fails the preflight when the job goes back into the queue."""
+    container: MaybeText = None
+    """Command in front of `clpds` on the ranks."""
 
 
 # verb -> (its options, where it is done)
@@ -49,6 +97,9 @@ VERBS: dict[str, tuple[type[Any], str]] = {
     "init": (recipe.Init, "clpds.transfer.init:init"),
     "train": (TrainStep, "clpds.training.entry:train_step"),
     "run": (Run, "clpds.walk:run_recipe"),
+    "submit": (Submit, "launcher.submit:submit"),
+    "status": (Status, "launcher.status:status"),
+    "supervise": (Supervise, "launcher.supervise:supervise"),
     "convert": (recipe.Convert, "clpds.conversion.convert:convert"),
     "eval": (recipe.Eval, "clpds.evaluation.evaluate:evaluate"),
     "report": (recipe.Report, "clpds.report.compare:report"),

@@ -18,5 +18,5 @@ def find(kind: str, name: Path) -> Path:
     folder = next((folder for folder in folders if folder.is_dir()), folders[-1])
     if (folder / name).is_file():
         return folder / name
-    known = ", ".join(sorted(file.name for file in folder.glob("*")))
+    known = ", ".join(sorted(file.name for file in folder.glob("*") if file.is_file()))
     raise UserError(f"{name} does not exist, and {kind}/ has no file of that name; it has {known}")

@@ -1,17 +1,13 @@
 """``clpds run``: the steps of a recipe, one after the other, on this machine."""
 
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from clpds import provenance
 from clpds.cli import Run, room
+from clpds.done import is_done
 from clpds.errors import UserError
-from clpds.recipe import Recipe, Step, Train, load_recipe, verb_of
+from clpds.recipe import Recipe, Train, load_recipe, of_step, verb_of
 from launcher.local import run_ranks
 
 
@@ -19,7 +15,11 @@ def run_recipe(options: Run) -> None:
     """Walk the recipe; a step whose output exists, made with the same parameters, is skipped."""
     recipe = load_recipe(options.recipe, options.overrides)
     console = Console(stderr=True, highlight=False)
+    if options.step is not None and options.step not in recipe.steps:
+        raise UserError(f"{recipe.path} has no step '{options.step}' (its steps: {', '.join(recipe.steps)})")
     for number, (name, step) in enumerate(recipe.steps.items(), 1):
+        if options.step not in (None, name):
+            continue
         label = f"[bold]\\[{number}/{len(recipe.steps)}] {name}[/bold] ({verb_of(step)})"
         if isinstance(step, Train):
             console.print(label)
@@ -31,67 +31,10 @@ def run_recipe(options: Run) -> None:
             room(verb_of(step))(step)
 
 
-def is_done(step: Step, name: str) -> bool:
-    """Whether the step's output is there and made from what its inputs are now.
-
-    A file (numbers, a picture) is made again when an input is newer. For a folder that was made with
-    other parameters, or from an input that has changed since, raises UserError: it may have cost days.
-    """
-    out: Path | None = getattr(step, "out", None)
-    if out is None or not out.exists() or getattr(step, "overwrite", False):
-        return False
-    if out.is_file():
-        return all(_changed_at(path) <= out.stat().st_mtime for path in _paths(asdict(step)) if path != out)
-    before = provenance.read(out)
-    if before is None:
-        return False  # the step itself says that the folder exists
-    now = provenance.parameters(step)
-    for key in now:
-        if (was := before["parameters"].get(key)) != now[key]:
-            raise UserError(f"{out} was made with {key} {was}, now {now[key]}; remove it or set {name}.overwrite=true")
-    for entry in before["inputs"].values():
-        if _differs(entry, made_at=(out / provenance.FILE).stat().st_mtime):
-            raise UserError(
-                f"{out} was made from another {entry['path']} than there is now; remove it or set {name}.overwrite=true"
-            )
-    return True
-
-
-def _differs(entry: dict[str, Any], made_at: float) -> bool:
-    """Whether a recorded input is there with other content; a file is hashed only if it is newer."""
-    path = Path(entry["path"])
-    if path.is_file():
-        return path.stat().st_mtime > made_at and provenance.hash_file(path) != entry.get("sha256")
-    record = provenance.read(path)
-    return record is not None and record["files"] != entry.get("files")
-
-
-def _changed_at(path: Path) -> float:
-    """When a file or an output folder was written; 0 where that does not show."""
-    marks = [path] if path.is_file() else [path / provenance.FILE, path / "metrics.jsonl"]
-    return max((mark.stat().st_mtime for mark in marks if mark.is_file()), default=0.0)
-
-
-def _paths(value: Any) -> Iterator[Path]:
-    """All paths in a step's fields."""
-    if isinstance(value, Path):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _paths(inner)
-    elif isinstance(value, tuple):
-        for inner in value:
-            yield from _paths(inner)
-
-
 def _train(recipe: Recipe, name: str, step: Train, options: Run) -> None:
-    prefix = f"{name}."
-    overrides = [text.removeprefix(prefix) for text in options.overrides if text.startswith(prefix)]
+    overrides = of_step(options.overrides, name)
     status = run_ranks(["train", str(recipe.path), *overrides, "--step", name], options.ranks)
     if status:
         sys.exit(status if status > 0 else 1)
-    from clpds.training.saving import read_trainer, whole_checkpoints
-
-    whole = whole_checkpoints(step.out)
-    if not whole or not read_trainer(whole[-1])["finished"]:
+    if not is_done(step, name):
         sys.exit(130)  # asked to stop: the steps after it would use half a training

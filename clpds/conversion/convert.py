@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from clpds.checkpoint import Checkpoint, anatomy, manifest, open_checkpoint, write_checkpoint
+from clpds import manifest
+from clpds.checkpoint import Checkpoint, anatomy, open_checkpoint, write_checkpoint
 from clpds.checkpoint.names import some
 from clpds.conversion.zero import is_zero, open_zero
 from clpds.errors import UserError

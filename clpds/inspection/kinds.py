@@ -9,15 +9,15 @@ from typing import Any
 
 from gguf import GGUFReader
 
-from clpds import provenance
-from clpds.checkpoint import anatomy, manifest, open_checkpoint
+from clpds import manifest, provenance
+from clpds.checkpoint import anatomy, open_checkpoint
 from clpds.errors import UserError
 from clpds.output import human_bytes
+from clpds.run_folder import TRAINER
 from clpds.vocabulary.pieces import special_tokens
 from clpds.vocabulary.tokenizer import backend, load_tokenizer, rows_needed, token_ids
 
 Rows = list[tuple[str, str]]
-TRAINER = "trainer.json"
 SHAPE = {
     "layers": "num_hidden_layers",
     "hidden": "hidden_size",

@@ -7,14 +7,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from clpds import provenance, recipe
-from clpds.checkpoint import manifest
-from clpds.checkpoint.manifest import check_manifest
+from clpds import manifest, provenance, recipe
 from clpds.checkpoint.open import has_tokenizer
 from clpds.errors import UserError
 from clpds.inspection import kinds
 from clpds.inspection.kinds import Rows
 from clpds.inspection.nearest import show_nearest
+from clpds.manifest import check_manifest
 
 
 def inspect(step: recipe.Inspect) -> None:

@@ -12,7 +12,7 @@ A recipe names its steps in order::
 This module is pure data and imports nothing heavy: a login node reads a recipe at once.
 """
 
-from clpds.recipe.read import Recipe, checked, load_recipe
+from clpds.recipe.read import Recipe, checked, load_recipe, load_stage, of_step, read_yaml
 from clpds.recipe.steps import (
     VERBS,
     Convert,
@@ -23,7 +23,9 @@ from clpds.recipe.steps import (
     Eval,
     Init,
     Inspect,
+    MaybeCount,
     MaybeText,
+    NotNegative,
     Optimizer,
     Report,
     Saving,
@@ -36,7 +38,8 @@ from clpds.recipe.steps import (
 )
 
 __all__ = [
-    "VERBS", "Convert", "Corpus", "Count", "Data", "Dtype", "Eval", "Init", "Inspect", "MaybeText", "Optimizer",
+    "VERBS", "Convert", "Corpus", "Count", "Data", "Dtype", "Eval", "Init", "Inspect", "MaybeCount",
+    "MaybeText", "NotNegative", "Optimizer",
     "Recipe", "Report", "Saving", "Schedule", "Step", "Tokenizer", "Train", "Validation", "checked", "load_recipe",
-    "verb_of",
+    "load_stage", "of_step", "read_yaml", "verb_of",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from yaml.error import MarkedYAMLError
 
 from clpds.errors import UserError
-from clpds.recipe.steps import VERBS, Step, verb_of
+from clpds.recipe.steps import VERBS, Step, Train, verb_of
 from clpds.resources import find
 
 
@@ -44,14 +44,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, default_step: str 
     Raises UserError that names the file and key, with the nearest known name.
     """
     path = find("recipes", path)
-    try:
-        document = _parse(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 text: {error}") from error
-    except UserError as error:
-        raise UserError(f"{path} is {error}") from error
+    document = read_yaml(path)
     if not isinstance(document, dict) or not isinstance(document.get("steps"), dict) or not document["steps"]:
         raise UserError(f"{path}: expected a mapping 'steps' of step names to steps")
     for key in document:
@@ -63,6 +56,31 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, default_step: str 
     return Recipe(path, {name: _step(path, name, raw) for name, raw in steps.items()})
 
 
+def load_stage(path: Path, overrides: Sequence[str] = (), name: str | None = None) -> tuple[str, Train]:
+    """The recipe's one training stage, or the one called ``name``; overrides are ``section.key=value`` of it."""
+    name, _ = load_recipe(path).only("train", name)
+    stage = load_recipe(path, overrides, default_step=name).steps[name]
+    assert isinstance(stage, Train)  # only() saw to it
+    return name, stage
+
+
+def of_step(overrides: Sequence[str], name: str) -> list[str]:
+    """Those overrides of a recipe that concern the step ``name``, without its name."""
+    return [text.removeprefix(f"{name}.") for text in overrides if text.startswith(f"{name}.")]
+
+
+def read_yaml(path: Path) -> Any:
+    """The document of a YAML file, by the safe loader; UserError where it cannot be read."""
+    try:
+        return _parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path} is {error}") from error
+
+
 def checked(kind: type[Any], values: Mapping[str, Any], name: str = "") -> Any:
     """``kind(**values)`` with every type and range checked; ``name`` is the step's in a UserError."""
     try:
@@ -72,7 +90,7 @@ def checked(kind: type[Any], values: Mapping[str, Any], name: str = "") -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key that is given twice is an error, not the last one's victory."""
+    """YAML in which a key that is given twice is an error, not the last one's victory, and 24:00:00 is no number."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -81,6 +99,16 @@ class _Loader(yaml.SafeLoader):
             if any(key.value == other.value for other in keys[:place]):
                 raise MarkedYAMLError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
         return node
+
+
+def _number_unless_time(construct: Any) -> Any:
+    """YAML 1.1 reads 24:00:00 as a number to the base of 60; to us it is the text that Slurm expects."""
+    return lambda loader, node: node.value if ":" in node.value else construct(loader, node)
+
+
+for _kind in ("int", "float"):
+    _tag = f"tag:yaml.org,2002:{_kind}"
+    _Loader.add_constructor(_tag, _number_unless_time(yaml.SafeLoader.yaml_constructors[_tag]))
 
 
 def _parse(text: str) -> Any:

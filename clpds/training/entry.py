@@ -5,24 +5,23 @@ import sys
 
 from clpds.cli import TrainStep
 from clpds.errors import UserError
-from clpds.recipe import Train, load_recipe
+from clpds.recipe import Train, load_stage
+from clpds.run_folder import saved_step, take_stop, write_state
 from clpds.training.stopping import StopFlag, stop_flag
 from launcher.rendezvous import export_rank
 
 
 def train_step(options: TrainStep) -> None:
     """Run the recipe's training stage on this rank; only rank 0 prints."""
-    plain = load_recipe(options.recipe)
-    name, _ = plain.only("train", options.step)
-    stage = load_recipe(options.recipe, options.overrides, default_step=name).steps[name]
-    assert isinstance(stage, Train)
-    export_rank()
+    _, stage = load_stage(options.recipe, options.overrides, options.step)
     status = 0
     try:
         with stop_flag() as flag:  # before the heavy imports: a signal that comes early is kept
+            export_rank()
             _train(stage, flag)
     except UserError as error:
         sys.stderr.write(f"clpds train: error: {error}\n")
+        _note_failure(stage, str(error))
         status = 2
     except SystemExit as leaving:
         status = int(leaving.code or 0)
@@ -49,8 +48,15 @@ def _train(stage: Train, flag: StopFlag) -> None:
                 raise
             sys.exit(2)
         if first_rank():
-            done = position.step >= stage.steps
+            done, wish = position.step >= stage.steps, take_stop(stage.out)
+            write_state(stage.out, "finished" if done else "stopped" if wish else "interrupted", step=position.step)
             sys.stderr.write(
                 f"{stage.out}: {'finished' if done else 'stopped'} at step {position.step} of {stage.steps}"
                 + ("\n" if done else "; the same command goes on from here\n")
             )
+
+
+def _note_failure(stage: Train, reason: str) -> None:
+    """Leave word in the run's folder, where there is one: srun, ending the other ranks, changes the exit status."""
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0" and stage.out.is_dir():
+        write_state(stage.out, "failed", step=saved_step(stage.out), reason=reason)

@@ -14,6 +14,7 @@ from clpds.errors import UserError
 from clpds.models.packing import can_isolate, forward_packed
 from clpds.objectives.causal import nll_sum
 from clpds.recipe import Train
+from clpds.run_folder import asked_to_stop, read_trainer
 from clpds.training import saving
 from clpds.training.engine import build_engine, build_model, deepspeed_config, freeze, parameter_count
 from clpds.training.flops import flops_per_token, peak_flops
@@ -39,7 +40,7 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
     same = identity(stage, inputs, checkpoint)
     resume = on_first_rank(lambda: saving.find_checkpoint(stage.out, same))
     prepare_run(stage, checkpoint)
-    done = saving.read_trainer(resume) if resume else {"step": 0, "world_size": dist.get_world_size()}
+    done = read_trainer(resume) if resume else {"step": 0, "world_size": dist.get_world_size()}
     if done["step"] >= stage.steps:
         return Position(done["step"], done["tokens"])
     if resume and done["world_size"] != dist.get_world_size():
@@ -145,7 +146,8 @@ class Loop:
             # DeepSpeed divides by the number of ranks and of micro batches; we want the mean over tokens.
             engine.backward(loss * (dist.get_world_size() * len(batches) / tokens))
             engine.step()
-        (nll_all, stop) = total([nll.item(), float(flag.number != 0)], self.device)
+        asked = flag.number != 0 or (first_rank() and asked_to_stop(stage.out))
+        (nll_all, stop) = total([nll.item(), float(asked)], self.device)
         position.step += 1
         position.tokens += int(tokens)
         mean, norm = _finite(nll_all / tokens), _finite(float(engine.get_global_grad_norm()))

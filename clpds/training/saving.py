@@ -17,14 +17,12 @@ from typing import Any
 import torch.distributed as dist
 
 from clpds import provenance
-from clpds.checkpoint.manifest import check_manifest, hash_files, write_manifest
 from clpds.errors import UserError
+from clpds.manifest import hash_files, write_manifest
 from clpds.output import replace_folder, sync_folder, write_text
 from clpds.recipe import Train
+from clpds.run_folder import LATEST, TRAINER, read_trainer, whole_checkpoints
 from clpds.training.group import on_first_rank
-
-LATEST = "latest"
-TRAINER = "trainer.json"
 
 
 @dataclass
@@ -68,29 +66,10 @@ def save(engine: Any, stage: Train, identity: dict[str, Any], position: Position
     on_first_rank(finish)
 
 
-def whole_checkpoints(run: Path) -> list[Path]:
-    """The run's complete checkpoints, oldest first."""
-    folders = (run / "checkpoints").glob("step-*")
-    return sorted(folder for folder in folders if re.fullmatch(r"step-\d{8}", folder.name) and _is_whole(folder))
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        return not check_manifest(checkpoint, deep=False)
-    except UserError:
-        return False
-
-
 def delete(checkpoint: Path) -> None:
     """Remove a checkpoint; its manifest goes first, so that half a checkpoint never looks whole."""
     (checkpoint / "manifest.json").unlink(missing_ok=True)
     shutil.rmtree(checkpoint)
-
-
-def read_trainer(checkpoint: Path) -> dict[str, Any]:
-    """The checkpoint's ``trainer.json``."""
-    document: dict[str, Any] = json.loads((checkpoint / TRAINER).read_text())
-    return document
 
 
 def find_checkpoint(run: Path, identity: dict[str, Any]) -> Path | None:

@@ -19,6 +19,7 @@ from clpds.errors import UserError
 from clpds.output import check_disk, new_folder, write_text
 from clpds.recipe import Train
 from clpds.resources import find
+from clpds.run_folder import write_state
 from clpds.training.group import agree, on_first_rank
 from clpds.vocabulary.roles import special_ids
 from clpds.vocabulary.tokenizer import load_tokenizer, require_same, rows_needed
@@ -90,6 +91,7 @@ def prepare_run(stage: Train, checkpoint: Checkpoint) -> None:
                     checkpoint.generation_config.save_pretrained(partial)
                 copy_tokenizer(checkpoint.tokenizer_folder, partial)
         write_text(stage.out / "stage.json", json.dumps(provenance.parameters(stage), indent=2) + "\n")
+        write_state(stage.out, "training")
 
     on_first_rank(make)
 

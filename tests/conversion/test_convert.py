@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from clpds import cli, provenance
 from clpds.checkpoint import open_checkpoint
-from clpds.checkpoint.manifest import hash_files, write_manifest
 from clpds.conversion.convert import convert, verify
 from clpds.conversion.zero import open_zero
 from clpds.errors import UserError
+from clpds.manifest import hash_files, write_manifest
 from clpds.recipe import Convert
 from tests.conversion.conftest import Saves
 from tests.conversion.saves import CASES, Case, fresh, ids

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from clpds.recipe import Corpus, Optimizer, Saving, Train
-from clpds.training.saving import find_checkpoint, read_trainer, whole_checkpoints
+from clpds.run_folder import read_trainer, whole_checkpoints
+from clpds.training.saving import find_checkpoint
 from tests.ranks import run_ranks
 from tests.training.stages import curve, read_metrics, refused, run_stage, stage, write_inputs
 

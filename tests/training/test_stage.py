@@ -20,10 +20,10 @@ from clpds.checkpoint import open_checkpoint
 from clpds.conversion.convert import convert
 from clpds.errors import UserError
 from clpds.recipe import Convert, Corpus, Optimizer, Saving, Train, Validation
+from clpds.run_folder import read_trainer, whole_checkpoints
 from clpds.training.engine import build_model, deepspeed_config
 from clpds.training.group import process_group
 from clpds.training.loop import train
-from clpds.training.saving import read_trainer, whole_checkpoints
 from clpds.training.stopping import stop_flag
 from tests.ranks import run_ranks
 from tests.tiny import save_model, tiny_model, tiny_tokenizer

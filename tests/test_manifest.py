@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from clpds.checkpoint.manifest import check_manifest, hash_files, write_manifest
 from clpds.errors import UserError
+from clpds.manifest import check_manifest, hash_files, write_manifest
 
 
 @pytest.fixture

@@ -1,0 +1,103 @@
+"""What a training run leaves in its folder, read and written without torch.
+
+The trainer, the batch script and a login node meet here: ``checkpoints/``, ``state.json`` (how the run stands),
+``stop`` (a wish that it end at the next step), ``metrics.jsonl``.
+"""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from clpds.errors import UserError
+from clpds.manifest import check_manifest
+from clpds.output import write_text
+
+LATEST = "latest"
+TRAINER = "trainer.json"
+STATE = "state.json"
+STOP = "stop"
+METRICS = "metrics.jsonl"
+REQUEUE = "requeue"  # in the stop file: the wish is the batch script's, which will start the run again
+
+
+@dataclass(frozen=True)
+class State:
+    """How a run stands, by its own account; ``state.json``."""
+
+    state: Literal["starting", "training", "interrupted", "stopped", "finished", "failed"]
+    """Interrupted: saved because of a signal, to go on as soon as possible. Stopped: because of a stop file.
+
+    A run whose ranks died without a word is still "starting" or "training".
+    """
+    step: int = 0
+    """Optimizer steps done."""
+    reason: str = ""
+    """Of a failure: what was wrong."""
+    job: str | None = None
+    """The Slurm job, where there is one."""
+
+
+def write_state(run: Path, state: str, *, step: int = 0, reason: str = "") -> None:
+    """Note how the run stands; the folder exists."""
+    document = {"state": state, "step": step, "reason": reason, "job": os.environ.get("SLURM_JOB_ID")}
+    write_text(run / STATE, json.dumps(document, indent=2) + "\n")
+
+
+def read_state(run: Path) -> State | None:
+    """How the run stands; None where it has not said, UserError where that cannot be read."""
+    path = run / STATE
+    try:
+        return State(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); remove it") from error
+
+
+def ask_to_stop(run: Path, *, requeue: bool) -> None:
+    """Let the ranks save and end at their next step boundary."""
+    (run / STOP).write_text(REQUEUE + "\n" if requeue else "")
+
+
+def asked_to_stop(run: Path) -> bool:
+    """Whether there is a stop file; one call to the file system."""
+    return (run / STOP).exists()
+
+
+def take_stop(run: Path) -> bool:
+    """Remove the stop file; returns whether it was there and a person's wish: not to be started again."""
+    path = run / STOP
+    try:
+        wish = path.read_text().strip()
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return wish != REQUEUE
+
+
+def whole_checkpoints(run: Path) -> list[Path]:
+    """The run's complete checkpoints, oldest first."""
+    folders = (run / "checkpoints").glob("step-*")
+    return sorted(folder for folder in folders if re.fullmatch(r"step-\d{8}", folder.name) and _is_whole(folder))
+
+
+def read_trainer(checkpoint: Path) -> dict[str, Any]:
+    """The checkpoint's ``trainer.json``."""
+    document: dict[str, Any] = json.loads((checkpoint / TRAINER).read_text())
+    return document
+
+
+def saved_step(run: Path) -> int:
+    """The step of the newest whole checkpoint; 0 where there is none."""
+    whole = whole_checkpoints(run)
+    return int(read_trainer(whole[-1])["step"]) if whole else 0
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        return not check_manifest(checkpoint, deep=False)
+    except UserError:
+        return False

@@ -1,0 +1,105 @@
+"""``clpds status``: how a run stands, from its folder and from the queue."""
+
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from clpds.cli import Status
+from clpds.errors import UserError
+from clpds.run_folder import METRICS, read_state, read_trainer, whole_checkpoints
+from launcher.owner import read_owner
+from launcher.slurm import job_state
+from launcher.submit import JOBS
+
+RECENT = 20  # logged steps whose median speed foretells the end
+
+
+def status(options: Status) -> None:
+    """Print step, loss, speed, estimated end, last checkpoint and the queue's word on the run's jobs."""
+    run = options.run
+    if not run.is_dir():
+        raise UserError(f"{run} is no folder; name the one that the training stage writes (its out)")
+    owner = read_owner(run)
+    if not owner and not (run / "stage.json").is_file():
+        raise UserError(f"{run} is no run: neither training nor clpds submit has written there")
+    table = Table(show_header=False, box=None)
+    for what, value in [*_progress(run), *_checkpoints(run), *_jobs(owner)]:
+        table.add_row(f"[bold]{what}[/bold]", value)
+    Console(highlight=False).print(table)
+
+
+def _progress(run: Path) -> Iterator[tuple[str, str]]:
+    state = read_state(run)
+    yield "state", (f"{state.state}{f': {state.reason}' if state.reason else ''}" if state else "not started")
+    steps = _steps(run)
+    lines = [line for line in _metrics(run) if "loss" in line]
+    if not lines or steps is None:
+        return
+    last = lines[-1]
+    done = int(last["step"])
+    yield "step", f"{done:,} of {steps:,} ({done / steps:.0%})"
+    loss = last["loss"]
+    yield "loss", "not finite" if loss is None else f"{loss:.4f}"
+    speed = statistics.median(line["tokens_per_second"] for line in lines[-RECENT:])
+    yield "speed", f"{speed:,.0f} tokens/s" + (f", {last['mfu']:.0%} of peak" if last.get("mfu") else "")
+    written = (run / METRICS).stat().st_mtime
+    yield "last line", f"{_ago(written)} ago"
+    if done < steps:
+        left = (steps - done) * (last["tokens"] / done) / speed
+        end = (
+            f", {datetime.fromtimestamp(written + left):%Y-%m-%d %H:%M}" if state and state.state == "training" else ""
+        )
+        yield "to train", f"{_round(left)}{end}"
+
+
+def _checkpoints(run: Path) -> Iterator[tuple[str, str]]:
+    whole = whole_checkpoints(run)
+    if not whole:
+        yield "checkpoint", "none yet"
+        return
+    trainer = read_trainer(whole[-1])
+    saved = (whole[-1] / "manifest.json").stat().st_mtime
+    yield "checkpoint", f"{whole[-1].name}, {_ago(saved)} ago, by {trainer['world_size']} ranks"
+
+
+def _jobs(owner: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """A line for each job of the submission."""
+    if not owner:
+        return
+    jobs = {"train": str(owner["job"])}
+    if owner.get("submission") and (file := Path(owner["submission"]) / JOBS).is_file():
+        jobs = json.loads(file.read_text(encoding="utf-8"))
+    for name, job in jobs.items():
+        try:
+            said = job_state(job) or "ended, no longer known to the queue"
+        except UserError as error:
+            said = str(error)
+        yield f"job {job}", f"{name}: {said}"
+
+
+def _steps(run: Path) -> int | None:
+    path = run / "stage.json"
+    return int(json.loads(path.read_text(encoding="utf-8"))["steps"]) if path.is_file() else None
+
+
+def _metrics(run: Path) -> list[dict[str, Any]]:
+    path = run / METRICS
+    if not path.is_file():
+        return []
+    # The last line may be half written just now.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+
+
+def _ago(moment: float) -> str:
+    return _round(time.time() - moment)
+
+
+def _round(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,124 @@
+"""``clpds submit``: every step of a recipe as a Slurm job, each waiting for those whose output it reads."""
+
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console
+from rich.table import Table
+
+from clpds.cli import Submit
+from clpds.errors import UserError
+from clpds.recipe import Recipe, load_recipe
+from launcher.chain import Job, jobs_of
+from launcher.owner import own, taking
+from launcher.profile import Profile, load_profile, working_folder
+from launcher.render import render
+from launcher.slurm import command, sbatch
+
+JOBS = "jobs.json"
+
+
+def submit(options: Submit) -> None:
+    """Write the scripts, submit them and print the jobs' ids; with ``dry_run`` print the scripts and write nothing.
+
+    Raises UserError, with no job left in the queue, where Slurm refuses one, and where a job in the queue owns the
+    folder of a training stage.
+    """
+    profile = _asked(options, load_profile(options.profile))
+    recipe = load_recipe(options.recipe, options.overrides)
+    _check_names(recipe)
+    text = recipe.path.read_text(encoding="utf-8")
+    folder = working_folder(profile).absolute()
+    if not folder.is_dir():
+        raise UserError(f"{options.profile}: scratch is {folder}, which is no folder; make it first")
+    os.chdir(folder)
+    scripts = _new_folder(recipe)
+    snapshot = scripts / recipe.path.name
+    jobs = jobs_of(recipe, profile, options.overrides, snapshot)
+    if not jobs:
+        sys.stderr.write(f"{recipe.path}: every step is done\n")
+        return
+    written = {job.name: scripts / f"{number:02d}-{job.name}.sbatch" for number, job in enumerate(jobs, 1)}
+    texts = {
+        job.name: render(job, profile, recipe=recipe.path, script=written[job.name], folder=folder) for job in jobs
+    }
+    if options.dry_run:
+        for job in jobs:
+            _show_dry(job, written[job.name], texts[job.name])
+        return
+    with _owning(jobs) as files:
+        scripts.mkdir(parents=True)
+        snapshot.write_text(text, encoding="utf-8")
+        for job in jobs:
+            written[job.name].write_text(texts[job.name], encoding="utf-8")
+        ids = _submit_all(jobs, written)
+        (scripts / JOBS).write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
+        for name, file in files.items():
+            own(file, ids[name], scripts)
+    _show(jobs, ids, scripts)
+
+
+def _asked(options: Submit, profile: Profile) -> Profile:
+    """The profile with what the command line says of the training jobs."""
+    asked = profile.train
+    asked = replace(asked, nodes=options.nodes or asked.nodes, time=options.time or asked.time)
+    return replace(profile, train=asked)
+
+
+def _check_names(recipe: Recipe) -> None:
+    for name in recipe.steps:
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise UserError(f"{recipe.path}: the step name {name!r} cannot name a job; use letters, digits, . _ and -")
+
+
+def _new_folder(recipe: Recipe) -> Path:
+    """``slurm/0001`` beside what the recipe's steps write, or the next number; not made yet."""
+    outs = [out.resolve().parent for step in recipe.steps.values() if (out := getattr(step, "out", None))]
+    folder = Path(os.path.commonpath(outs) if outs else Path.cwd()) / "slurm"
+    numbers = [int(path.name) for path in folder.glob("[0-9][0-9][0-9][0-9]")]
+    return folder / f"{max(numbers, default=0) + 1:04d}"
+
+
+@contextmanager
+def _owning(jobs: list[Job]) -> Iterator[dict[str, IO[str]]]:
+    """Hold the folders of all training stages until their owners are written."""
+    with ExitStack() as stack:
+        yield {job.name: stack.enter_context(taking(job.run)) for job in jobs if job.run is not None}
+
+
+def _submit_all(jobs: list[Job], written: dict[str, Path]) -> dict[str, str]:
+    ids: dict[str, str] = {}
+    try:
+        for job in jobs:
+            ids[job.name] = sbatch(str(written[job.name]), [ids[name] for name in job.after])
+    except BaseException:
+        if ids:
+            with suppress(UserError):
+                command("scancel", *ids.values())
+        raise
+    return ids
+
+
+def _show_dry(job: Job, script: Path, text: str) -> None:
+    after = f" --dependency=afterok:{':'.join(f'<{name}>' for name in job.after)}" if job.after else ""
+    sys.stdout.write(f"# sbatch{after} {shlex.quote(str(script))}\n{text}\n")
+
+
+def _show(jobs: list[Job], ids: dict[str, str], scripts: Path) -> None:
+    table = Table("job", "step", "after", box=None)
+    for job in jobs:
+        many = f" x {job.array}" if job.array else ""
+        table.add_row(ids[job.name], f"{job.name} ({job.verb}{many})", " ".join(ids[name] for name in job.after))
+    console = Console()
+    console.print(table)
+    console.print(f"Scripts and logs: {scripts}", highlight=False)
+    for run in (job.run for job in jobs if job.run):
+        console.print(f"clpds status {run}", highlight=False)
