@@ -25,9 +25,7 @@ def taking(run: Path, job: str | None = None) -> Iterator[IO[str]]:
             fcntl.flock(file, fcntl.LOCK_EX)
         owner = read_owner(run).get("job")
         if owner is not None and owner != job and in_queue(owner):
-            raise UserError(
-                f"{run} is the folder of job {owner}, which is in the queue; scancel {owner} first, or wait"
-            )
+            raise UserError(f"{run} is the folder of job {owner}, still in the queue; wait, or scancel {owner}")
         yield file
 
 

@@ -4,6 +4,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from rich.table import Table
 
 from clpds.cli import Status
 from clpds.errors import UserError
-from clpds.run_folder import METRICS, read_state, read_trainer, whole_checkpoints
+from clpds.run_folder import METRICS, State, read_state, read_trainer, whole_checkpoints
 from launcher.owner import read_owner
-from launcher.slurm import job_state
+from launcher.slurm import in_queue, job_state
 from launcher.submit import JOBS
 
 RECENT = 20  # logged steps whose median speed foretells the end
@@ -29,15 +30,24 @@ def status(options: Status) -> None:
     owner = read_owner(run)
     if not owner and not (run / "stage.json").is_file():
         raise UserError(f"{run} is no run: neither training nor clpds submit has written there")
+    state = read_state(run)
     table = Table(show_header=False, box=None)
-    for what, value in [*_progress(run), *_checkpoints(run), *_jobs(owner)]:
+    for what, value in [("state", _say_state(state)), *_progress(run, state), *_checkpoints(run), *_jobs(owner)]:
         table.add_row(f"[bold]{what}[/bold]", value)
     Console(highlight=False).print(table)
 
 
-def _progress(run: Path) -> Iterator[tuple[str, str]]:
-    state = read_state(run)
-    yield "state", (f"{state.state}{f': {state.reason}' if state.reason else ''}" if state else "not started")
+def _say_state(state: State | None) -> str:
+    if state is None:
+        return "not started"
+    if state.state in ("starting", "training") and state.job is not None:
+        with suppress(UserError):  # no Slurm here
+            if not in_queue(state.job):
+                return f"died while {state.state}: job {state.job} is no longer in the queue"
+    return state.state + (f": {state.reason}" if state.reason else "")
+
+
+def _progress(run: Path, state: State | None) -> Iterator[tuple[str, str]]:
     steps = _steps(run)
     lines = [line for line in _metrics(run) if "loss" in line]
     if not lines or steps is None:

@@ -61,14 +61,14 @@ def _after_training(run: Path, options: Supervise, job: str, status: int) -> int
         _say(f"{run} was asked to stop by a file; submit again to go on")
         return 130  # as clpds run
     if left.state == "failed":
-        _say(f"{run} failed: {left.reason}")
-        return 2
+        return 2  # rank 0 has said why
     if left.state == "interrupted":
         return _requeue(run, options, job)
     step, before = saved_step(run), _last_crash(run, job)
     _say(f"{run}: the ranks died (srun returned {status}); step {step} is saved")
     if before is not None and before >= step:
         _say(f"{run}: not requeued, for they died with step {before} saved before; what they said is above")
+        write_state(run, "failed", step=step, reason=f"the ranks died twice with step {step} saved; see the job's log")
         return 1
     with (run / CRASHES).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"job": job, "step": step, "status": status}) + "\n")

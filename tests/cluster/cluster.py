@@ -7,8 +7,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,42 @@ class Cluster:
         path = Path(self.show(job)["StdOut"])
         return path.read_text() if path.exists() else ""
 
+    def hurry(self, job: str) -> None:
+        """Let a requeued job start now: Slurm keeps it waiting for two minutes, in which its old processes end."""
+        while self.show(job)["JobState"] != "PENDING" or any(
+            _variables(pid).get("SLURM_JOB_ID") == job for pid in _processes(self)
+        ):
+            time.sleep(0.1)
+        self.command("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+    def ranks(self, job: str) -> list[int]:
+        """Process ids of the job's training ranks, in their order."""
+        found = {}
+        for pid in _processes(self):
+            variables = _variables(pid)
+            if variables.get("SLURM_JOB_ID") == job and _words(pid)[2:3] == ["train"]:  # python clpds train
+                found[int(variables["SLURM_PROCID"])] = pid
+        return [found[rank] for rank in sorted(found)]
+
+    def signal(self, pids: Iterable[int], number: int) -> None:
+        """Send a signal to processes."""
+        for pid in pids:
+            os.kill(pid, number)
+
+    def fail(self, node: str) -> None:
+        """Let a node die: its slurmd, its slurmstepds (which outlive it) and all tasks."""
+        tasks = [pid for pid in _processes(self) if _variables(pid).get("SLURMD_NODENAME") == node]
+        stepds = {_parent(pid) for pid in tasks} - set(tasks)
+        daemons = [pid for pid in _processes(self) if _words(pid)[:1] == ["slurmd"] and node in _words(pid)]
+        for pid in [*daemons, *stepds, *tasks]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def start_node(self, node: str) -> None:
+        """Start a node's slurmd; it ends with the cluster."""
+        with (self.folder / f"{node}.out").open("a") as out:
+            subprocess.Popen(["slurmd", "-D", "-N", node], env=self.environment, stdout=out, stderr=out)
+
     def wait(self, job: str, reached: Callable[[], bool] = lambda: False, timeout: float = 120) -> str:
         """The job's state when it has ended, such as COMPLETED or FAILED, or when ``reached()``.
 
@@ -80,12 +116,11 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
     """Start a cluster whose nodes are idle; at the end no process of it is left."""
     cluster = Cluster(folder)
     _configure(folder)
-    with ExitStack() as daemons:
-        try:
-            _start(cluster, daemons)
-            yield cluster
-        finally:
-            _end(cluster)
+    try:
+        _start(cluster)
+        yield cluster
+    finally:
+        _end(cluster)
 
 
 def _configure(folder: Path) -> None:
@@ -109,6 +144,10 @@ def _configure(folder: Path) -> None:
         "ProctrackType=proctrack/linuxproc",
         "TaskPlugin=task/none",
         "SlurmdParameters=config_overrides",
+        "SlurmdTimeout=10",  # a node that does not answer is down after so many seconds
+        "KillWait=5",
+        "ReturnToService=2",
+        "SchedulerParameters=sched_interval=5",
         "SelectType=select/cons_tres",
         "SelectTypeParameters=CR_CPU",
         *(f"NodeName={node} NodeHostname={host} NodeAddr={node} Port={free_port()} CPUs={CPUS}" for node in NODES),
@@ -120,10 +159,10 @@ def _configure(folder: Path) -> None:
         (folder / node).mkdir()
 
 
-def _start(cluster: Cluster, daemons: ExitStack) -> None:
+def _start(cluster: Cluster) -> None:
     def daemon(*words: str) -> None:
         with (cluster.folder / f"{words[0]}.out").open("a") as out:
-            daemons.enter_context(subprocess.Popen(words, env=cluster.environment, stdout=out, stderr=out))
+            subprocess.Popen(words, env=cluster.environment, stdout=out, stderr=out)
 
     munge = cluster.folder / "munge"
     options = [f"--{name}={munge}.{name}" for name in ("key-file", "seed-file", "pid-file", "log-file", "socket")]
@@ -131,7 +170,7 @@ def _start(cluster: Cluster, daemons: ExitStack) -> None:
     _until_up(cluster, Path(f"{munge}.socket").exists)
     daemon("slurmctld", "-D")
     for node in NODES:
-        daemon("slurmd", "-D", "-N", node)
+        cluster.start_node(node)
     _until_up(cluster, lambda: _states(cluster) == ["idle"] * len(NODES))
 
 
@@ -164,10 +203,31 @@ def _end(cluster: Cluster) -> None:
 
 
 def _processes(cluster: Cluster) -> Iterator[int]:
-    mark = f"SLURM_CONF={cluster.folder}/slurm.conf".encode()
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if mark in path.read_bytes().split(b"\0"):
-                yield int(path.parent.name)
-        except OSError:  # it has just ended
-            continue
+    mark = str(cluster.folder / "slurm.conf")
+    for path in Path("/proc").glob("[0-9]*"):
+        if _variables(int(path.name)).get("SLURM_CONF") == mark and _words(int(path.name)):  # a zombie has no words
+            yield int(path.name)
+
+
+def _variables(pid: int) -> dict[str, str]:
+    """A process's environment as it began; empty once it has ended."""
+    entries = (entry.partition("=") for entry in _read(pid, "environ"))
+    return {name: value for name, _, value in entries}
+
+
+def _words(pid: int) -> list[str]:
+    return _read(pid, "cmdline")
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _read(pid: int, what: str) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/{what}").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+    except OSError:
+        return []

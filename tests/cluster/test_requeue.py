@@ -1,0 +1,78 @@
+"""Signals, time limits, dead ranks and dead nodes on a real Slurm: the job comes back and nothing is lost."""
+
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from clpds.recipe import Saving, Train
+from clpds.run_folder import STOP, read_state, saved_step
+from tests.cluster.cluster import NODES, Cluster
+from tests.cluster.submitting import come_back, finish, start_training
+from tests.training.stages import read_metrics
+
+
+def test_a_time_limit_sends_the_job_back_into_the_queue(cluster: Cluster, task: Train, home: Path) -> None:
+    job, disturbed = start_training(cluster, home, task, signal_lead=50)
+    ranks = cluster.ranks(job)
+    cluster.signal(ranks, signal.SIGSTOP)  # one long step: Slurm looks at time limits twice a minute only
+    cluster.command("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+    cluster.wait(job, reached=lambda: (disturbed.out / STOP).exists())
+    cluster.signal(ranks, signal.SIGCONT)
+    come_back(cluster, job)
+    assert saved_step(disturbed.out) < task.steps
+    cluster.command("scontrol", "update", f"JobId={job}", "TimeLimit=10")
+    finish(cluster, job, disturbed, task)
+    assert "back into the queue from step" in cluster.log(job)
+    assert "DUE TO TIME LIMIT" not in cluster.log(job)
+
+
+def test_a_signal_to_the_ranks_sends_the_job_back_into_the_queue(cluster: Cluster, task: Train, home: Path) -> None:
+    job, disturbed = start_training(cluster, home, task)
+    cluster.command("scancel", "--signal=TERM", job)
+    come_back(cluster, job)
+    assert saved_step(disturbed.out) == len(read_metrics(disturbed.out))  # it saved where it stood
+    finish(cluster, job, disturbed, task)
+
+
+def test_a_rank_that_is_killed_takes_the_job_back_into_the_queue(cluster: Cluster, task: Train, home: Path) -> None:
+    job, disturbed = start_training(cluster, home, task)
+    cluster.signal(cluster.ranks(job)[1:], signal.SIGKILL)
+    come_back(cluster, job)
+    finish(cluster, job, disturbed, task)
+
+
+def test_ranks_that_die_twice_without_progress_stay_dead(cluster: Cluster, task: Train, home: Path) -> None:
+    job, disturbed = start_training(cluster, home, replace(task, saving=Saving()))
+    for restarts in (0, 1):
+        if restarts:
+            come_back(cluster, job)
+        cluster.wait(job, reached=lambda: len(cluster.ranks(job)) == 2)
+        cluster.signal(cluster.ranks(job)[:1], signal.SIGKILL)
+    assert cluster.wait(job) == "FAILED", cluster.log(job)
+    assert "not requeued, for they died with step 0 saved before" in cluster.log(job)
+    state = read_state(disturbed.out)
+    assert state is not None
+    assert state.state == "failed"
+
+
+def test_a_job_comes_back_from_a_dead_node(cluster: Cluster, task: Train, home: Path) -> None:
+    job, disturbed = start_training(cluster, home, task)
+    saved = saved_step(disturbed.out)
+    cluster.fail(NODES[1])
+    cluster.wait(job, reached=lambda: cluster.show(job)["Restarts"] == "1")
+    time.sleep(
+        10
+    )  # started at once the job would get one node: what Slurm hears late of the first start counts as this one's
+    come_back(cluster, job)
+    assert saved_step(disturbed.out) >= saved
+    cluster.start_node(NODES[1])
+    finish(cluster, job, disturbed, task)
+
+
+def test_a_job_goes_back_into_the_queue_so_often_and_not_more(cluster: Cluster, task: Train, home: Path) -> None:
+    job, disturbed = start_training(cluster, home, task, requeue_limit=0)
+    cluster.command("scancel", "--signal=USR1", job)
+    assert cluster.wait(job) == "FAILED", cluster.log(job)
+    assert "not requeued, for the job has been 0 times" in cluster.log(job)
+    assert saved_step(disturbed.out) == len(read_metrics(disturbed.out))
