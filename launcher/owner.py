@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from clpds.errors import UserError
+from clpds.output import made_folder
 from launcher.slurm import in_queue
 
 FILE = "job.json"
@@ -19,8 +20,7 @@ def taking(run: Path, job: str | None = None) -> Iterator[IO[str]]:
 
     ``job`` is the one that asks. Raises UserError that names the owner where another job, waiting or running, has it.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / FILE).open("a+", encoding="utf-8") as file:
+    with made_folder(run), (run / FILE).open("a+", encoding="utf-8") as file:
         with suppress(OSError):  # a file system without locks: two submissions in the same second are not kept apart
             fcntl.flock(file, fcntl.LOCK_EX)
         owner = read_owner(run).get("job")

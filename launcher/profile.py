@@ -13,6 +13,7 @@ from clpds.resources import find
 
 Word = Annotated[str, Field(pattern=r"^[^\s\"'`$\\]+$")]
 """Goes into a line of the batch script as it is: one word."""
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Line = Annotated[str, Field(pattern=r"^[^\n]+$")]
 Time = Annotated[str, Field(pattern=r"^(\d+-)?\d+(:\d+){0,2}$", coerce_numbers_to_str=True)]
 """As Slurm writes it: minutes, hours:minutes:seconds, days-hours:minutes:seconds."""
@@ -65,7 +66,7 @@ class Profile(_Checked):
     """Folder that all nodes see; jobs run there and a recipe's relative paths lie in it. $USER and ~ are expanded."""
     interface: Word | None = None
     """Network interface for NCCL and gloo; theirs to choose unless told."""
-    environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], str] = field(default_factory=dict)
+    environment: dict[Name, Annotated[str, Field(coerce_numbers_to_str=True)]] = field(default_factory=dict)
     """Variables to export in every job."""
     signal_lead: Count = 300
     """Seconds before the time limit at which training saves and goes back into the queue: three saves or more."""

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from clpds.cli import Submit
 from clpds.errors import UserError
+from clpds.output import made_folder
 from clpds.recipe import Recipe, load_recipe
 from launcher.chain import Job, jobs_of
 from launcher.owner import own, taking
@@ -54,8 +55,7 @@ def submit(options: Submit) -> None:
         for job in jobs:
             _show_dry(job, written[job.name], texts[job.name])
         return
-    with _owning(jobs) as files:
-        scripts.mkdir(parents=True)
+    with _owning(jobs) as files, made_folder(scripts):
         snapshot.write_text(text, encoding="utf-8")
         for job in jobs:
             written[job.name].write_text(texts[job.name], encoding="utf-8")
@@ -98,7 +98,10 @@ def _submit_all(jobs: list[Job], written: dict[str, Path]) -> dict[str, str]:
     ids: dict[str, str] = {}
     try:
         for job in jobs:
-            ids[job.name] = sbatch(str(written[job.name]), [ids[name] for name in job.after])
+            try:
+                ids[job.name] = sbatch(str(written[job.name]), [ids[name] for name in job.after])
+            except UserError as error:
+                raise UserError(f"{job.name}: {error}; no job was left in the queue") from error
     except BaseException:
         if ids:
             with suppress(UserError):

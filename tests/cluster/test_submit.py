@@ -79,5 +79,7 @@ def test_a_refused_job_leaves_none_in_the_queue(cluster: Cluster, home: Path, re
     refused = clpds(cluster, home, "submit", "recipe.yaml", "--profile", "profile.yaml")
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
-    assert "invalid partition" in refused.stderr
+    assert "train: sbatch says" in refused.stderr
+    assert "Invalid partition" in refused.stderr
+    assert not (home / "runs").exists()
     assert cluster.command("squeue", "--noheader") == ""
