@@ -63,9 +63,8 @@ def _progress(run: Path, state: State | None) -> Iterator[tuple[str, str]]:
     yield "last line", f"{_ago(written)} ago"
     if done < steps:
         left = (steps - done) * (last["tokens"] / done) / speed
-        end = (
-            f", {datetime.fromtimestamp(written + left):%Y-%m-%d %H:%M}" if state and state.state == "training" else ""
-        )
+        running = state is not None and state.state == "training"
+        end = f", until {datetime.fromtimestamp(written + left):%Y-%m-%d %H:%M}" if running else ""
         yield "to train", f"{_round(left)}{end}"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clpds.errors import UserError
-from clpds.output import check_disk, check_free, human_bytes, new_folder, replace_folder, write_text
+from clpds.output import check_disk, check_free, human_bytes, made_folder, new_folder, replace_folder, write_text
 
 
 def fill(folder: Path, text: str) -> None:
@@ -122,3 +122,19 @@ def test_text_is_replaced_in_one_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("size", "text"), [(999, "999 B"), (1000, "1.0 kB"), (5.4e8, "540.0 MB"), (2e12, "2.00 TB")])
 def test_sizes_as_people_read_them(size: float, text: str) -> None:
     assert human_bytes(size) == text
+
+
+def test_a_folder_made_for_nothing_is_gone_with_its_parents(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+
+    def fail_in(folder: Path) -> None:
+        with made_folder(folder):
+            (folder / "file").touch()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_in(tmp_path / "mine" / "a" / "b")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+    with pytest.raises(RuntimeError):
+        fail_in(tmp_path / "mine")
+    assert (tmp_path / "mine" / "file").exists()

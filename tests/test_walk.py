@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from clpds.done import is_done
 from clpds.errors import UserError
 from clpds.recipe import load_recipe
-from clpds.walk import is_done
 from tests.tiny import save_model, text, tiny_model, tiny_tokenizer
 
 RECIPE = """
@@ -94,6 +94,16 @@ def test_finished_steps_are_skipped(walked: Path) -> None:
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("done before") == 8
     assert again.stderr.count("finished at step") == 2
+
+
+def test_one_step_can_be_asked_for(walked: Path) -> None:
+    one = clpds("run", str(walked / "recipe.yaml"), "--step", "clp")
+    assert one.returncode == 0, one.stderr
+    assert len(one.stderr.splitlines()) == 1
+    assert "clp (init): done before" in one.stderr
+    none = clpds("run", str(walked / "recipe.yaml"), "--step", "absent")
+    assert none.returncode == 2
+    assert "has no step 'absent'" in none.stderr
 
 
 def test_a_changed_step_is_not_passed_off_as_done(walked: Path) -> None:

@@ -241,8 +241,14 @@ def test_a_rank_that_fails_takes_the_others_of_mpirun_down() -> None:
     assert time.monotonic() - since < 60
 
 
-@needs_mpirun
-def test_mpirun_trains_as_any_other_ranks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param([*MPIRUN, sys.executable, "-m"], id="mpirun", marks=needs_mpirun),
+        pytest.param([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m"], id="torchrun"),
+    ],
+)
+def test_every_launcher_trains_alike(launcher: list[str], tmp_path: Path) -> None:
     inputs = write_inputs(tmp_path)
     expected = run_ranks(2, run_stage, stage(inputs, tmp_path / "ranks", steps=4))[0]
     (tmp_path / "recipe.yaml").write_text(f"""
@@ -258,10 +264,10 @@ steps:
     optimizer: {{lr: 2.0e-3, weight_decay: 0.1, clip: 0.5}}
     schedule: {{kind: cosine, warmup_steps: 2}}
     seed: 3
-    out: {tmp_path / "mpirun"}
+    out: {tmp_path / "launched"}
 """)
     done = subprocess.run(
-        [*MPIRUN, sys.executable, "-m", "clpds", "train", str(tmp_path / "recipe.yaml")],
+        [*launcher, "clpds", "train", str(tmp_path / "recipe.yaml")],
         capture_output=True,
         text=True,
         check=False,
@@ -270,7 +276,7 @@ steps:
         env=bare(),
     )
     assert done.returncode == 0, done.stderr
-    lines = read_metrics(tmp_path / "mpirun")
+    lines = read_metrics(tmp_path / "launched")
     assert curve(lines) == curve(expected)
     assert curve(lines, "grad_norm") == curve(expected, "grad_norm")
     assert len(lines) == 4
