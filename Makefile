@@ -1,8 +1,8 @@
-# make setup | demo | test | lint. Each sets up what it needs by itself.
+# make setup | demo | test | lint | cluster. Each sets up what it needs by itself.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-cluster lint clean
+.PHONY: setup demo test lint cluster clean
 
 setup: .venv/ready
 	@:
@@ -25,11 +25,11 @@ lint: setup
 	@$(BIN)/mypy
 
 test: lint
-	@$(BIN)/python -m pytest --ignore tests/cluster
+	@$(BIN)/python -m pytest
 
-# Starts a real Slurm of two nodes on this machine; needs root, slurm-wlm and munge.
-test-cluster: setup
-	@$(BIN)/python -m pytest tests/cluster
+# A real Slurm of two nodes on this machine, as the tests use it, until Ctrl-C; needs root, slurm-wlm and munge.
+cluster: setup
+	@$(BIN)/python -m tests.cluster
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
