@@ -1,5 +1,6 @@
 """``clpds preflight``: what every rank runs, whichever launcher started it. It ends in a minute, whatever hangs."""
 
+import faulthandler
 import os
 import sys
 import threading
@@ -26,6 +27,7 @@ def preflight(options: Preflight) -> None:
     watchdog = threading.Timer(END, _give_up, [waiting])
     watchdog.daemon = True
     watchdog.start()
+    faulthandler.dump_traceback_later(END + 2, exit=True)  # where a library keeps all of Python waiting
     try:
         export_rank()
         status = check(options.folder, waiting)
@@ -55,6 +57,7 @@ def check(folder: Path, waiting: Waiting, *, reports: float = REPORTS, end: floa
     except RuntimeError as error:  # torch's errors of the store
         sys.stderr.write(f"clpds preflight: {node()} rank {rank}: no talk with rank 0 at {address}: {_first(error)}\n")
         return 1
+    waiting.what = f"the folder {folder}"
     # Rank 0's own health is looked at like any other's, so that it can be missing like any other.
     threading.Thread(target=lambda: follow(store(reports), folder, waiting), daemon=True).start()
     return conduct(shared, folder, reports=start + reports, end=start + end - 7)

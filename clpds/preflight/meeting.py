@@ -27,13 +27,14 @@ from launcher.hostlist import expand
 
 BAD_NODES = "bad_nodes"  # file in the shared folder: a node's name a line
 PINGS = 3  # the quickest tells the clock
-LEAVING = 5.0  # seconds for the ranks to hear the status, before rank 0 takes the store away
+PROMPT = 5.0  # seconds in which a rank that has reported answers, or leaves before rank 0 takes the store away
+FOREVER = timedelta(minutes=2)  # the watchdogs end everything earlier
 
 
 def store(seconds: float, *, serve: bool = False) -> Store:
-    """The store at MASTER_ADDR:MASTER_PORT; whoever serves it need not wait for the others.
+    """The store at MASTER_ADDR:MASTER_PORT, where it is there within ``seconds``; serving it waits for nobody.
 
-    Raises torch's DistError (a RuntimeError) where it is not there within ``seconds``.
+    Raises torch's DistError, a RuntimeError.
     """
     theirs = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun serves one itself
     tcp = TCPStore(
@@ -43,6 +44,7 @@ def store(seconds: float, *, serve: bool = False) -> Store:
         timeout=timedelta(seconds=seconds),
         wait_for_workers=False,
     )
+    tcp.set_timeout(FOREVER)
     return PrefixStore(f"preflight{os.environ.get('TORCHELASTIC_RESTART_COUNT', '')}", tcp)
 
 
@@ -102,10 +104,8 @@ def conduct(shared: Store, folder: Path, *, reports: float, end: float) -> int:
     shared.set("token", secrets.token_hex(8))
     came = [rank for rank in ranks if _arrives(shared, f"report/{rank}", reports - time.monotonic())]
     found = [Report(**json.loads(shared.get(f"report/{rank}"))) for rank in came]
-    clocks: dict[str, Clock] = {}
-    for report in found:
-        if report.node not in clocks and (clock := _clock(partial(ask, [report.rank], "time", end))):
-            clocks[report.node] = clock
+    speakers = {report.node: report.rank for report in reversed(found)}  # each node's first rank
+    clocks = {node: _clock(partial(ask, [speakers[node]], "time", time.monotonic() + PROMPT)) for node in speakers}
     problems = judge(found, clocks, len(ranks), _slurm_nodes())
     summed = "all-reduce: not tried"
     if not problems:
@@ -116,7 +116,7 @@ def conduct(shared: Store, folder: Path, *, reports: float, end: float) -> int:
     sys.stdout.write(summed + "\n")
     _tell(problems, folder)
     status = 1 if problems else 0
-    ask(came, str(status), time.monotonic() + LEAVING)
+    ask(came, str(status), time.monotonic() + PROMPT)
     return status
 
 
@@ -142,9 +142,8 @@ def _clock(ask: Callable[[], dict[int, str]]) -> Clock | None:
 
 
 def _slurm_nodes() -> list[str]:
-    """The nodes that should take part, where Slurm says so."""
-    given = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST")
-    return expand(given) if given else []
+    """The nodes that take part, where srun says so; a job's nodes need not all take part in an mpirun."""
+    return expand(os.environ["SLURM_STEP_NODELIST"]) if "SLURM_STEP_NODELIST" in os.environ else []
 
 
 def _arrives(shared: Store, key: str, seconds: float) -> bool:

@@ -32,17 +32,14 @@ class Problem(NamedTuple):
 
 
 def judge(
-    reports: Sequence[Report], clocks: Mapping[str, Clock], world_size: int, nodes: Sequence[str]
+    reports: Sequence[Report], clocks: Mapping[str, Clock | None], world_size: int, nodes: Sequence[str]
 ) -> list[Problem]:
-    """All that is wrong; ``nodes`` are those that Slurm gave, or empty where nobody says."""
+    """All that is wrong; ``nodes`` are those that srun uses, or empty where nobody says."""
     found = _missing(reports, world_size, nodes)
     found += [Problem(report.node, text) for report in reports for text in report.problems]
     found += _different(reports)
     found += _shared_devices(reports)
-    usual = median_low([clock.offset for clock in clocks.values()]) if clocks else 0.0
-    for node, clock in clocks.items():
-        if abs(clock.offset - usual) - clock.round_trip / 2 > SKEW:
-            found.append(Problem(node, f"has a clock {clock.offset - usual:+.1f} s off the others'"))
+    found += _clocks(clocks)
     return _summarised(found, reports)
 
 
@@ -75,11 +72,22 @@ def _missing(reports: Sequence[Report], world_size: int, nodes: Sequence[str]) -
     if not silent:
         return []
     there = Counter(report.node for report in reports)
-    # Without any report: the node. With fewer than the other nodes: that node. One node only: what else.
     suspects = [node for node in nodes if node not in there]
-    suspects = suspects or [node for node, ranks in there.items() if ranks < max(there.values()) or len(there) == 1]
+    if nodes and not suspects:  # some of a node's ranks have reported
+        suspects = [node for node, ranks in there.items() if ranks < max(there.values()) or len(there) == 1]
     ranks = f"rank{'s' * (len(silent) > 1)} {numbers(silent)} of {world_size} did not report"
     return [Problem(node, f"is silent: {ranks}") for node in suspects] or [Problem(None, ranks)]
+
+
+def _clocks(clocks: Mapping[str, Clock | None]) -> list[Problem]:
+    found = [Problem(node, "has stopped to answer") for node, clock in clocks.items() if clock is None]
+    told = {node: clock for node, clock in clocks.items() if clock is not None}
+    usual = median_low([clock.offset for clock in told.values()]) if told else 0.0
+    for node, clock in told.items():
+        # The answer was written somewhere in the round trip: half of it is the most that the offset can be wrong by.
+        if abs(clock.offset - usual) - clock.round_trip / 2 > SKEW:
+            found.append(Problem(node, f"has a clock {clock.offset - usual:+.1f} s off the others'"))
+    return found
 
 
 def _different(reports: Sequence[Report]) -> list[Problem]:
@@ -104,7 +112,7 @@ def _shared_devices(reports: Sequence[Report]) -> list[Problem]:
     ]
 
 
-def print_table(reports: Sequence[Report], clocks: Mapping[str, Clock], problems: Sequence[Problem]) -> None:
+def print_table(reports: Sequence[Report], clocks: Mapping[str, Clock | None], problems: Sequence[Problem]) -> None:
     """One line a node on stdout: the least that any of its ranks has."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("node", "ranks", "device", "its memory free", "memory free", "disk free", "clock", ""):
@@ -115,6 +123,7 @@ def print_table(reports: Sequence[Report], clocks: Mapping[str, Clock], problems
     bad = {problem.node for problem in problems}
     for node, ranks in by_node.items():
         devices = Counter(report.device for report in ranks)
+        clock = clocks[node]
         table.add_row(
             node,
             numbers([report.rank for report in ranks]),
@@ -122,7 +131,7 @@ def print_table(reports: Sequence[Report], clocks: Mapping[str, Clock], problems
             _least([report.device_free for report in ranks]),
             _least([report.memory_free for report in ranks]),
             _least([report.disk_free for report in ranks]),
-            f"{clocks[node].offset + 0.0:+.3f} s" if node in clocks else "-",
+            "-" if clock is None else f"{clock.offset:+.3f} s",
             "problem" if node in bad else "ok",
         )
     for node in sorted({node for node in bad if node is not None} - by_node.keys()):
