@@ -31,6 +31,14 @@ class TrainStep:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """Check each rank's device, memory, disk, clock and network before a job: what every rank runs."""
+
+    folder: Path
+    """Folder that all ranks share, the run's for instance; made if missing. Bad nodes are listed in its bad_nodes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """Run all steps of a recipe on this machine; finished steps are skipped."""
 
@@ -95,6 +103,7 @@ VERBS: dict[str, tuple[type[Any], str]] = {
     "tokenizer": (recipe.Tokenizer, "clpds.vocabulary.train:train_tokenizer"),
     "data": (recipe.Data, "clpds.data.prepare:prepare"),
     "init": (recipe.Init, "clpds.transfer.init:init"),
+    "preflight": (Preflight, "clpds.preflight.entry:preflight"),
     "train": (TrainStep, "clpds.training.entry:train_step"),
     "run": (Run, "clpds.walk:run_recipe"),
     "submit": (Submit, "launcher.submit:submit"),

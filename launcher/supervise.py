@@ -39,7 +39,7 @@ def supervise(options: Supervise) -> None:
     take_stop(stage.out)  # a wish from before
     signal.signal(signal.SIGUSR1, lambda number, frame: ask_to_stop(stage.out, requeue=True))
     write_state(stage.out, "starting", step=saved_step(stage.out))
-    if options.preflight and _srun(options, ["preflight", "--folder", str(stage.out)]):
+    if options.preflight and _srun(options, ["preflight", "--folder", str(stage.out)], "--time=3"):
         sys.exit(_after_bad_preflight(stage.out, options, job))
     status = _srun(options, ["train", str(options.recipe), *options.overrides, "--step", name], "--kill-on-bad-exit=1")
     sys.exit(_after_training(stage.out, options, job, status))

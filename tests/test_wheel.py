@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from clpds.cli import VERBS
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 KINDS = ("ds_configs", "slurm", "recipes")
 
@@ -32,7 +34,7 @@ def run(installed: Path, cwd: Path, *arguments: str) -> str:
 
 
 def test_the_command_works_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
-    assert "{tokenizer,data,init,train,run,convert,eval,report,inspect" in run(installed, tmp_path, "-m", "clpds", "-h")
+    assert "{" + ",".join(VERBS) + "}" in run(installed, tmp_path, "-m", "clpds", "-h")
     assert run(installed, tmp_path, "-m", "clpds", "--version").startswith("clpds ")
     assert Path(run(installed, tmp_path, "-c", "import clpds; print(clpds.__file__)").strip()).is_relative_to(installed)
     assert (installed / "bin" / "clpds").is_file()
