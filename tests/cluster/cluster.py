@@ -145,7 +145,7 @@ def _configure(folder: Path) -> None:
         "TaskPlugin=task/none",
         "SlurmdParameters=config_overrides",
         "SlurmdTimeout=10",  # a node that does not answer is down after so many seconds
-        "KillWait=5",
+        "KillWait=10",
         "ReturnToService=2",
         "SchedulerParameters=sched_interval=5",
         "SelectType=select/cons_tres",

@@ -14,12 +14,12 @@ import os, time
 from clpds.errors import UserError
 from launcher import requeue
 
-def slowly(*words, quick=requeue._slurm):
+def slowly(*words, quick=requeue.command):
     done = quick(*words)
     time.sleep(6 if words[1] == "requeue" else 0)
     return done
 
-requeue._slurm = slowly
+requeue.command = slowly
 try:
     requeue.requeue(os.environ["SLURM_JOB_ID"], [os.environ["SLURMD_NODENAME"]])
 except UserError as error:
