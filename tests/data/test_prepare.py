@@ -241,7 +241,7 @@ def test_a_killed_command_leaves_no_process_and_can_be_continued(step: recipe.Da
         time.sleep(0.05)
     before = {file: file.stat().st_ino for file in work.glob("chunk-*.npz")}
     assert len(chunks) <= len(before) < len(tokenise.open_work(work).files())
-    tokenise.tokenise(work, 1)
+    tokenise.tokenise(work, tokenise.unfinished(work), 1)
     assert {file: file.stat().st_ino for file in before} == before
     prepare(replace(step, out=tmp_path / "killed"))
     made = decoded(tmp_path / "killed", "validation") + decoded(tmp_path / "killed", "train")[:-1]
