@@ -21,7 +21,7 @@ from launcher.rendezvous import mpi_world
 
 T = TypeVar("T")
 LATE = 90.0  # seconds: a client of a network file system may believe for a minute that a file is not there
-POLL = 0.01  # seconds
+POLL = 0.01  # seconds between two looks at whether the others have come
 
 
 class _AgreedError(UserError):
@@ -126,7 +126,7 @@ def see(paths: Iterable[Path]) -> None:
         while not path.exists():
             if time.monotonic() > deadline:
                 raise UserError(f"{path} of another rank does not show here: is it on a disk that all nodes share?")
-            time.sleep(POLL)
+            time.sleep(0.1)
 
 
 def share_out(sizes: Mapping[str, int], ranks: int, first: Collection[str] = ()) -> dict[str, int]:

@@ -42,16 +42,12 @@ def prepare(step: recipe.Data) -> None:
     work = step.out.with_name(step.out.name + ".work")
     with shared() as world:
         began, todo = world.on_first(lambda: _begin(step, work))
-        try:
-            if todo:
-                workers = step.workers or world.cores()
-                world.agree(lambda: _tokenise(work, todo[world.rank :: world.size], workers))
-            if step.only is None:
-                _finish(step, work, world)
-        except UserError:
-            if began and world.rank == 0:  # what was there before this command may be other jobs' work
-                shutil.rmtree(work, ignore_errors=True)
-            raise
+        if todo:
+            workers = step.workers or world.cores()
+            world.agree(lambda: _tokenise(work, todo[world.rank :: world.size], workers))
+        if step.only is None:
+            counts = world.on_first(lambda: _count(step, work, began))
+            _finish(step, work, counts, world)
 
 
 def _begin(step: recipe.Data, work: Path) -> tuple[bool, list[int]]:
@@ -171,26 +167,23 @@ def _tokenise(work: Path, numbers: list[int], workers: int) -> None:
     tokenise(work, numbers, workers)
 
 
-def _finish(step: recipe.Data, work: Path, world: World) -> None:
-    """Pack all chunks on rank 0 and describe the result."""
-    with new_shared_folder(world, step.out, overwrite=step.overwrite) as out:
-        counts = world.on_first(lambda: _pack_splits(step, work, out))
-        inputs = {"tokenizer": step.tokenizer / "tokenizer.json"}
-        inputs |= {f"input {number}": path for number, path in enumerate(step.input, 1)}
-        provenance.record(out, step, inputs, world=world, format=FORMAT, splits=counts)
-    if world.rank == 0:
-        shutil.rmtree(work, ignore_errors=True)
-        _show(counts)
-
-
-def _pack_splits(step: recipe.Data, work: Path, out: Path) -> Counts:
+def _count(step: recipe.Data, work: Path, began: bool) -> Counts:
+    """What the chunks hold, by split; UserError where that is too little, and then no work stays that was begun for it."""
     files = open_work(work).files()
     see(files)
-    counts: Counts = {}
     asked = [split for split in SPLITS if step.validation_fraction != {"train": 1, "validation": 0}[split]]
-    for split in asked:
-        counts[split] = count_tokens(files, split)
-    for split in asked:
+    counts = {split: count_tokens(files, split) for split in asked}
+    try:
+        _require_enough(step, counts)
+    except UserError:
+        if began:  # what was there before this command may be the work of other jobs
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    return counts
+
+
+def _require_enough(step: recipe.Data, counts: Counts) -> None:
+    for split in counts:
         if not counts[split]["documents"]:
             total = sum(count["documents"] for count in counts.values())
             raise UserError(
@@ -202,10 +195,25 @@ def _pack_splits(step: recipe.Data, work: Path, out: Path) -> Counts:
             f"the train split has {counts['train']['tokens']:,} tokens, less than one block of "
             f"{step.sequence_length:,}; lower sequence_length or add text"
         )
-    for split in asked:
-        counts[split]["blocks"] = write_blocks(files, split, step.sequence_length, work, out / split)
-    shutil.copytree(work / "tokenizer", out / "tokenizer")
-    return counts
+
+
+def _finish(step: recipe.Data, work: Path, counts: Counts, world: World) -> None:
+    """Pack all chunks on rank 0 and describe the result."""
+
+    def pack(out: Path) -> None:
+        files = open_work(work).files()
+        for split in counts:
+            counts[split]["blocks"] = write_blocks(files, split, step.sequence_length, work, out / split)
+        shutil.copytree(work / "tokenizer", out / "tokenizer")
+
+    with new_shared_folder(world, step.out, overwrite=step.overwrite) as out:
+        world.on_first(lambda: pack(out))
+        inputs = {"tokenizer": step.tokenizer / "tokenizer.json"}
+        inputs |= {f"input {number}": path for number, path in enumerate(step.input, 1)}
+        provenance.record(out, step, inputs, world=world, format=FORMAT, splits=counts)
+    if world.rank == 0:
+        shutil.rmtree(work, ignore_errors=True)
+        _show(counts)
 
 
 def _show(counts: Counts) -> None:
