@@ -168,7 +168,7 @@ def _tokenise(work: Path, numbers: list[int], workers: int) -> None:
 
 
 def _count(step: recipe.Data, work: Path, began: bool) -> Counts:
-    """What the chunks hold, by split; UserError where that is too little, and then no work stays that was begun for it."""
+    """What the chunks hold, by split; UserError where that is too little, and the work begun for it is removed."""
     files = open_work(work).files()
     see(files)
     asked = [split for split in SPLITS if step.validation_fraction != {"train": 1, "validation": 0}[split]]
