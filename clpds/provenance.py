@@ -5,7 +5,7 @@ It holds no clock, host or absolute path of ours, so equal inputs give equal byt
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,33 +14,49 @@ from typing import Any
 from clpds.errors import UserError
 from clpds.progress import progress
 from clpds.recipe import Step, verb_of
+from clpds.sharing import ALONE, World, share_out
 
 FILE = "provenance.json"
 PACKAGES = ("clpds", "torch", "transformers", "tokenizers", "sentencepiece", "datasets", "deepspeed")
 CHUNK = 16 * 2**20  # bytes hashed at once
 
 
-def record(folder: Path, step: Step, inputs: Mapping[str, Path | None], **facts: Any) -> None:
+def record(
+    folder: Path,
+    step: Step,
+    inputs: Mapping[str, Path | None],
+    *,
+    world: World = ALONE,
+    written: Iterable[Path] = (),
+    **facts: Any,
+) -> None:
     """Describe the finished ``folder``: the verb, its parameters, hashes of inputs and of files.
 
     ``inputs`` maps a role ("source", "helper") to the file or folder that was read; ``facts`` are
-    the numbers worth keeping (coverage, counts), JSON-serialisable.
+    the numbers worth keeping (coverage, counts), JSON-serialisable. All ranks of ``world`` call it and
+    share the hashing: each that of the files in ``folder`` that it has ``written``, and some of the others.
     """
-    document = {
-        "verb": verb_of(step),
-        "parameters": parameters(step),
-        "inputs": {role: _input(path) for role, path in inputs.items() if path is not None},
-        "versions": {name: installed for name in PACKAGES if (installed := _version(name))},
-        **facts,
-        "files": _hashes(folder),
-    }
-    (folder / FILE).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    read = {role: path for role, path in inputs.items() if path is not None}
+    hashes = _share_hashing(world, list(written), folder, *read.values())
+
+    def write() -> None:
+        document = {
+            "verb": verb_of(step),
+            "parameters": parameters(step),
+            "inputs": {role: _input(path, hashes) for role, path in read.items()},
+            "versions": {name: installed for name in PACKAGES if (installed := _version(name))},
+            **facts,
+            "files": _below(folder, hashes),
+        }
+        (folder / FILE).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    world.on_first(write)
 
 
 def parameters(step: Step) -> dict[str, Any]:
     """The step as plain JSON, without the keys that do not change what is made."""
     plain = json.loads(json.dumps(asdict(step), default=str))
-    return {key: value for key, value in plain.items() if key not in ("out", "overwrite", "workers")}
+    return {key: value for key, value in plain.items() if key not in ("out", "overwrite", "workers", "only")}
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -60,7 +76,7 @@ def read(folder: Path) -> dict[str, Any] | None:
 def verify(folder: Path) -> list[str]:
     """Names of recorded files that are missing or no longer hash to what was written."""
     recorded = (read(folder) or {}).get("files", {})
-    found = _hashes(folder)
+    found = _below(folder, _hash(folder, _files(folder)))
     return [name for name, digest in recorded.items() if found.get(name) != digest]
 
 
@@ -74,16 +90,43 @@ def hash_file(path: Path, advance: Callable[[float], None] = lambda megabytes: N
     return digest.hexdigest()
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FILE)
-    with progress(f"hashing {folder} (MB)", sum(path.stat().st_size for path in files) // 10**6) as advance:
-        return {path.relative_to(folder).as_posix(): hash_file(path, advance) for path in files}
+def _share_hashing(world: World, written: list[Path], *paths: Path) -> dict[Path, str]:
+    """Hashes of all files in ``paths``, by the ranks that wrote them or else in about equal shares."""
+    written_by = world.gather(written)
+
+    def others() -> dict[str, int]:
+        done = {file for files in written_by for file in files}
+        return {str(file): file.stat().st_size for path in paths for file in _files(path) if file not in done}
+
+    owners = share_out(world.on_first(others), world.size)
+    mine = [*written, *(Path(file) for file, rank in owners.items() if rank == world.rank)]
+    hashes: dict[Path, str] = {}
+    for part in world.gather(world.agree(lambda: _hash(paths[0], mine))):
+        hashes |= part
+    return hashes
 
 
-def _input(path: Path) -> dict[str, Any]:
-    if path.is_file():
-        return {"path": str(path), "sha256": hash_file(path)}
-    return {"path": str(path)} | ({"files": _hashes(path)} if path.is_dir() else {})
+def _files(path: Path) -> list[Path]:
+    """The files to hash: ``path`` itself, or all in the folder but its own record."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file() and file.name != FILE)
+    return [path] if path.is_file() else []
+
+
+def _hash(what: Path, files: Sequence[Path]) -> dict[Path, str]:
+    with progress(f"hashing {what} (MB)", sum(file.stat().st_size for file in files) // 10**6) as advance:
+        return {file: hash_file(file, advance) for file in files}
+
+
+def _below(folder: Path, hashes: Mapping[Path, str]) -> dict[str, str]:
+    """Those of ``hashes`` that lie in ``folder``, by their names there."""
+    return {file.relative_to(folder).as_posix(): hashes[file] for file in sorted(hashes) if folder in file.parents}
+
+
+def _input(path: Path, hashes: Mapping[Path, str]) -> dict[str, Any]:
+    if path in hashes:
+        return {"path": str(path), "sha256": hashes[path]}
+    return {"path": str(path)} | ({"files": _below(path, hashes)} if path.is_dir() else {})
 
 
 def _version(package: str) -> str | None:

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clpds.errors import UserError
 from launcher.hostlist import expand
@@ -44,6 +44,29 @@ def export_rank() -> None:
     else:
         found = _alone()
     os.environ.update({NAMES[field]: str(value) for field, value in found._asdict().items()})
+
+
+def mpi_world() -> Any | None:
+    """mpi4py's COMM_WORLD where an MPI launcher (mpirun, ``srun --mpi=pmix``) started several processes, else None.
+
+    MPI is initialised only where there is such a launcher; mpi4py finalises it when the process ends. Raises UserError
+    where srun started several tasks that MPI knows nothing of: each would take itself for the only one.
+    """
+    if _in_mpirun() or "PMI_RANK" in os.environ:  # srun --mpi=pmi2 sets PMI_RANK too
+        rank, size = _mpi_names()
+    elif not _in_step() or _number("SLURM_NTASKS") == 1:
+        return None
+    elif "PMIX_RANK" in os.environ:
+        rank, size = "SLURM_PROCID", "SLURM_NTASKS"
+    else:
+        raise UserError(
+            f"{_said('SLURM_NTASKS')}, but no MPI: each task would do all of the work; "
+            "start them with mpirun or srun --mpi=pmix, or a single one with srun --ntasks=1"
+        )
+    _require_rank(rank, size)
+    if _in_step():
+        _require_daemons(rank, size)
+    return _checked_world(_load_mpi(rank), rank, size) if _number(size) > 1 else None
 
 
 def free_port() -> int:
@@ -139,29 +162,39 @@ def _from_mpi() -> Ranks:
     _require_rank(rank, size)
     if _in_step():
         _require_daemons(rank, size)
+    mpi = _load_mpi(rank)
     try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:  # RuntimeError: no MPI library to load
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{_said(rank)} says mpirun, but mpi4py does not load ({reason})") from error
-    try:
-        world = MPI.COMM_WORLD
-        if world.rank != _number(rank) or world.size != _number(size):
-            raise UserError(
-                f"{_said(rank)}, {_said(size)}, but to mpi4py this is rank {world.rank} of {world.size}: "
-                "mpirun and mpi4py must be of the same MPI"
-            )
-        hosts = world.allgather(MPI.Get_processor_name())
+        world = _checked_world(mpi, rank, size)
+        hosts = world.allgather(mpi.Get_processor_name())
         meeting = world.bcast(_meeting_point(len(set(hosts)) == 1) if world.rank == 0 else None)
     finally:
         # MPI has said all it knows. Left to the exit it would wait there for every rank, and one that fails would
         # hang rather than take the job down.
-        MPI.Finalize()
+        mpi.Finalize()
     if isinstance(meeting, str):
         raise UserError(meeting)
     local = next((name for name in ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID") if name in os.environ), None)
     local_rank = _number(local) if local else hosts[: _number(rank)].count(hosts[_number(rank)])
     return Ranks(_number(rank), _number(size), local_rank, *meeting)
+
+
+def _load_mpi(rank: str) -> Any:
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: no MPI library to load
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{_said(rank)} says mpirun, but mpi4py does not load ({reason})") from error
+    return MPI
+
+
+def _checked_world(mpi: Any, rank: str, size: str) -> Any:
+    world = mpi.COMM_WORLD
+    if world.rank != _number(rank) or world.size != _number(size):
+        raise UserError(
+            f"{_said(rank)}, {_said(size)}, but to mpi4py this is rank {world.rank} of {world.size}: "
+            "mpirun and mpi4py must be of the same MPI"
+        )
+    return world
 
 
 def _require_daemons(rank: str, size: str) -> None:

@@ -4,13 +4,15 @@ import copy
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
+from transformers import PretrainedConfig
 
 from clpds import provenance
 from clpds.checkpoint.anatomy import Anatomy, anatomy
@@ -19,9 +21,9 @@ from clpds.checkpoint.names import file_names, some
 from clpds.checkpoint.open import TOKENIZER_FILES
 from clpds.checkpoint.safetensors import write_safetensors
 from clpds.errors import UserError
-from clpds.output import new_folder
 from clpds.progress import progress
 from clpds.recipe import Step
+from clpds.sharing import ALONE, World, new_shared_folder, see, share_out
 
 
 def write_checkpoint(
@@ -34,14 +36,53 @@ def write_checkpoint(
     dtype: torch.dtype | None = None,
     max_shard_size: str = "5GB",
     overwrite: bool = False,
+    world: World = ALONE,
+    held: Collection[str] = (),
     **facts: Any,
 ) -> None:
     """Stream ``checkpoint`` into the Hugging Face folder ``out``; memory follows the largest tensor.
 
     Same inputs, same bytes. ``card`` is the text of README.md; ``inputs`` and ``facts`` go into
-    provenance.json. Raises UserError, leaving nothing behind, for a NaN or infinity (naming the
-    tensor and where it came from), an existing ``out`` or a disk too small.
+    provenance.json. All ranks of ``world`` call it with the same checkpoint and share the shards; those
+    with a tensor that is ``held`` by rank 0 alone are rank 0's, and so are ``card`` and ``facts``.
+    Raises UserError, leaving nothing behind, for a NaN or infinity (naming the tensor and where it
+    came from), an existing ``out`` or a disk too small.
     """
+    plan = world.agree(lambda: _plan(checkpoint, out, inputs, dtype, max_shard_size, held))
+    owners = share_out(plan.sizes, world.size, plan.held)
+    with new_shared_folder(world, out, overwrite=overwrite, need=sum(plan.sizes.values())) as folder:
+        world.on_first(lambda: _describe(folder, checkpoint, plan, card))
+        mine = {folder / file: content for file, content in plan.files.items() if owners[file] == world.rank}
+        world.agree(lambda: _write_shards(out, mine))
+        world.on_first(lambda: see(folder / file for file in plan.files))
+        provenance.record(folder, step, inputs, world=world, written=mine, **facts)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is going to be written."""
+
+    config: PretrainedConfig
+    index: dict[str, Any] | None
+    """Of the weight files, where there are several."""
+    files: dict[str, dict[str, LazyTensor]]
+    held: frozenset[str]
+    """Those of the files that rank 0 alone can write."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of tensors in each file."""
+        return {file: sum(tensor.nbytes for tensor in content.values()) for file, content in self.files.items()}
+
+
+def _plan(
+    checkpoint: Checkpoint,
+    out: Path,
+    inputs: Mapping[str, Path | None],
+    dtype: torch.dtype | None,
+    max_shard_size: str,
+    held: Collection[str],
+) -> _Plan:
     for role, path in inputs.items():
         if path is not None and path.exists() and out.resolve() in path.resolve().parents:
             raise UserError(f"{out} holds the {role} {path}, which is read; choose another folder")
@@ -53,7 +94,7 @@ def write_checkpoint(
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     config.architectures = [wanted.model_class.__name__]
     config.dtype = _main_dtype(tensors)
-    size = sum(tensor.nbytes for tensor in tensors.values())
+    of_first = {id(tensors[name]) for name in held}
     tensors = file_names(tensors, wanted)
     shards = split_state_dict_into_shards_factory(
         tensors,
@@ -61,24 +102,35 @@ def write_checkpoint(
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=parse_size(max_shard_size),
     )
-    with new_folder(out, overwrite=overwrite, need=size) as folder:
-        config.save_pretrained(folder)
-        if checkpoint.generation_config is not None:
-            checkpoint.generation_config.to_json_file(folder / "generation_config.json")
-        copy_tokenizer(checkpoint.tokenizer_folder, folder)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        if shards.is_sharded:
-            parameters = sum(prod(wanted.shapes[name]) for name in wanted.parameters)
-            index = {
-                "metadata": {"total_parameters": parameters, **shards.metadata},
-                "weight_map": shards.tensor_to_filename,
-            }
-            (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-        with progress(f"writing {out} (MB)", size // 10**6) as advance:
-            for file, names in shards.filename_to_tensors.items():
-                for written in write_safetensors(folder / file, {name: tensors[name] for name in names}):
-                    advance(written / 10**6)
-        provenance.record(folder, step, inputs, **facts)
+    index = None
+    if shards.is_sharded:
+        parameters = sum(prod(wanted.shapes[name]) for name in wanted.parameters)
+        metadata = {"total_parameters": parameters, **shards.metadata}
+        index = {"metadata": metadata, "weight_map": shards.tensor_to_filename}
+    files = {file: {name: tensors[name] for name in names} for file, names in shards.filename_to_tensors.items()}
+    of_first_files = {file for file, content in files.items() if any(id(one) in of_first for one in content.values())}
+    return _Plan(config, index, files, frozenset(of_first_files))
+
+
+def _describe(folder: Path, checkpoint: Checkpoint, plan: _Plan, card: str) -> None:
+    """All that is not weights."""
+    plan.config.save_pretrained(folder)
+    if checkpoint.generation_config is not None:
+        checkpoint.generation_config.to_json_file(folder / "generation_config.json")
+    copy_tokenizer(checkpoint.tokenizer_folder, folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    if plan.index is not None:
+        text = json.dumps(plan.index, indent=2, sort_keys=True) + "\n"
+        (folder / "model.safetensors.index.json").write_text(text)
+
+
+def _write_shards(out: Path, shards: Mapping[Path, Mapping[str, LazyTensor]]) -> None:
+    size = sum(tensor.nbytes for content in shards.values() for tensor in content.values())
+    see(file.parent for file in shards)
+    with progress(f"writing {out} (MB)", size // 10**6) as advance:
+        for file, content in shards.items():
+            for written in write_safetensors(file, content):
+                advance(written / 10**6)
 
 
 def copy_tokenizer(source: Path | None, folder: Path) -> None:

@@ -36,6 +36,7 @@ def convert(step: Convert) -> None:
         described = folder / manifest.FILE  # its hashes stand for those of all files
         inputs, trained = {"checkpoint": described if described.is_file() else folder}, _trained(folder)
     dtype = getattr(torch, step.dtype) if step.dtype else checkpoint.config.dtype
+    facts: dict[str, Any] = {"trained": trained} if trained else {}
     write_checkpoint(
         checkpoint,
         step.out,
@@ -45,7 +46,7 @@ def convert(step: Convert) -> None:
         dtype=dtype,
         max_shard_size=step.max_shard_size,
         overwrite=step.overwrite,
-        **({"trained": trained} if trained else {}),
+        **facts,
     )
     sys.stdout.write(f"{step.out}: {_summary(checkpoint)}{_position(trained)}\n")
     if step.verify:

@@ -2,23 +2,18 @@
 
 The text is cut into chunks, each tokenised by itself into a small file of OUT.work; what is there
 after an interruption is not done again. Packing then streams over the chunks in order, so that
-the result does not depend on the number of workers.
+the result does not depend on who tokenised them: workers, ranks, or jobs that were given a share.
 """
 
 import json
-import os
+import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import datasets
-import numpy as np
-import pyarrow as pa
 import xxhash
-from datasets.table import MemoryMappedTable
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
@@ -26,39 +21,68 @@ from transformers import PreTrainedTokenizerBase
 from clpds import provenance, recipe
 from clpds.checkpoint.write import copy_tokenizer
 from clpds.data.blocks import FORMAT
+from clpds.data.pack import Counts, count_tokens, write_blocks
 from clpds.data.read import check_input, input_bytes, input_files, read_documents
-from clpds.data.tokenise import PLAN, SPLITS, open_work, tokenise
+from clpds.data.tokenise import PLAN, SPLITS, open_work, tokenise, unfinished
 from clpds.errors import UserError
-from clpds.output import check_disk, check_free, human_bytes, new_folder, write_text
-from clpds.progress import progress
+from clpds.output import check_disk, check_free, human_bytes, write_text
+from clpds.sharing import World, new_shared_folder, see, shared
 from clpds.vocabulary.tokenizer import load_tokenizer, require_same, rows_needed
 
 DISK = 3  # bytes on disk for a byte of text: its copy, the chunks, the blocks twice
-Counts = dict[str, dict[str, int]]
 
 
 def prepare(step: recipe.Data) -> None:
     """Write ``step.out``: train/ and validation/ for `datasets`, tokenizer/, provenance.json.
 
+    Ranks of an MPI launcher share the tokenising. With ``step.only`` just that part is done.
     Raises UserError for bad input, for a fraction that leaves a split without documents, and for
     text too short to fill a block.
     """
-    tokenizer = _check(step)
     work = step.out.with_name(step.out.name + ".work")
-    try:
-        _start_or_go_on(step, tokenizer, work)
-        tokenise(work, step.workers or len(os.sched_getaffinity(0)))
-        with new_folder(step.out, overwrite=step.overwrite) as out:
-            counts = _pack_splits(step, work, out)
-            shutil.copytree(work / "tokenizer", out / "tokenizer")
-            inputs = {"tokenizer": step.tokenizer / "tokenizer.json"}
-            inputs |= {f"input {number}": path for number, path in enumerate(step.input, 1)}
-            provenance.record(out, step, inputs, format=FORMAT, splits=counts)
-    except UserError:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    shutil.rmtree(work)
-    _show(counts)
+    with shared() as world:
+        began, todo = world.on_first(lambda: _begin(step, work))
+        if todo:
+            workers = step.workers or world.cores()
+            world.agree(lambda: _tokenise(work, todo[world.rank :: world.size], workers))
+        if step.only is None:
+            counts = world.on_first(lambda: _count(step, work, began))
+            _finish(step, work, counts, world)
+
+
+def _begin(step: recipe.Data, work: Path) -> tuple[bool, list[int]]:
+    """Lay out the work folder, unless it is; says whether this command made it, and the chunks it is to tokenise."""
+    share = _share(step.only)
+    if step.only and not step.overwrite and _is_finished(step):
+        sys.stdout.write(f"{step.out} is finished: nothing is left to do\n")
+        return False, []
+    tokenizer = _check(step)
+    plan = json.dumps(_plan(step, tokenizer), indent=2)
+    began = not _is_laid_out(work, plan)
+    if began and share:
+        raise UserError(f"{work} holds no documents of these inputs and parameters; run --only read first")
+    if began:
+        _lay_out(step, tokenizer, work, plan)
+    todo = unfinished(work)
+    if step.only == "read":
+        sys.stdout.write(f"{work}: {len(todo):,} chunks to tokenise\n")
+        return began, []
+    return began, [number for number in todo if share is None or number % share[1] == share[0] - 1]
+
+
+def _share(only: str | None) -> tuple[int, int] | None:
+    """K and N of ``--only K/N``."""
+    if only in (None, "read"):
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", only)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"only '{only}' is neither read nor K/N with K from 1 to N, such as 3/8")
+    return int(match[1]), int(match[2])
+
+
+def _is_finished(step: recipe.Data) -> bool:
+    record = provenance.read(step.out)
+    return record is not None and record["parameters"] == provenance.parameters(step)
 
 
 def _check(step: recipe.Data) -> PreTrainedTokenizerBase:
@@ -75,18 +99,23 @@ def _check(step: recipe.Data) -> PreTrainedTokenizerBase:
     return load_tokenizer(step.tokenizer)
 
 
-def _start_or_go_on(step: recipe.Data, tokenizer: PreTrainedTokenizerBase, work: Path) -> None:
-    """Lay out the work folder; one that was left by the same command over the same inputs is kept."""
-    plan = json.dumps(_plan(step, tokenizer), indent=2)
+def _is_laid_out(work: Path, plan: str) -> bool:
+    """Whether the same command over the same inputs has laid out the work folder."""
+    return (work / PLAN).is_file() and (work / PLAN).read_text(encoding="utf-8") == plan
+
+
+def _lay_out(step: recipe.Data, tokenizer: PreTrainedTokenizerBase, work: Path, plan: str) -> None:
     if work.exists():
-        if (work / PLAN).is_file() and (work / PLAN).read_text(encoding="utf-8") == plan:
-            return
         sys.stderr.write(f"{work} cannot be continued (other parameters, other inputs): starting afresh\n")
         shutil.rmtree(work)
     check_disk(step.out, DISK * input_bytes(step.input))
     work.mkdir(parents=True)
-    _save_tokenizer(step.tokenizer, tokenizer, work)
-    read_documents(step.input, text_key=step.text_key, sample_by=step.sample_by, cache=work)
+    try:
+        _save_tokenizer(step.tokenizer, tokenizer, work)
+        read_documents(step.input, text_key=step.text_key, sample_by=step.sample_by, cache=work)
+    except UserError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
     write_text(work / PLAN, plan)
 
 
@@ -133,13 +162,28 @@ def _save_tokenizer(source: Path, tokenizer: PreTrainedTokenizerBase, work: Path
         tokenizer.save_pretrained(copy)
 
 
-def _pack_splits(step: recipe.Data, work: Path, out: Path) -> Counts:
+def _tokenise(work: Path, numbers: list[int], workers: int) -> None:
+    see([work / PLAN])
+    tokenise(work, numbers, workers)
+
+
+def _count(step: recipe.Data, work: Path, began: bool) -> Counts:
+    """What the chunks hold, by split; UserError where that is too little, and the work begun for it is removed."""
     files = open_work(work).files()
-    counts: Counts = {}
+    see(files)
     asked = [split for split in SPLITS if step.validation_fraction != {"train": 1, "validation": 0}[split]]
-    for split in asked:
-        counts[split] = _count(files, split)
-    for split in asked:
+    counts = {split: count_tokens(files, split) for split in asked}
+    try:
+        _require_enough(step, counts)
+    except UserError:
+        if began:  # what was there before this command may be the work of other jobs
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    return counts
+
+
+def _require_enough(step: recipe.Data, counts: Counts) -> None:
+    for split in counts:
         if not counts[split]["documents"]:
             total = sum(count["documents"] for count in counts.values())
             raise UserError(
@@ -151,93 +195,25 @@ def _pack_splits(step: recipe.Data, work: Path, out: Path) -> Counts:
             f"the train split has {counts['train']['tokens']:,} tokens, less than one block of "
             f"{step.sequence_length:,}; lower sequence_length or add text"
         )
-    for split in asked:
-        counts[split]["blocks"] = _pack(files, split, step.sequence_length, work, out / split)
-    return counts
 
 
-def _count(files: Iterable[Path], split: str) -> dict[str, int]:
-    counts = {"documents": 0, "tokens": 0, "bytes": 0}
-    for file in files:
-        with np.load(file) as chunk:
-            counts["documents"] += len(chunk[f"{split}_lengths"])
-            counts["tokens"] += int(chunk[f"{split}_lengths"].sum(dtype=np.int64))
-            counts["bytes"] += int(chunk[f"{split}_bytes"].sum(dtype=np.int64))
-    return counts
+def _finish(step: recipe.Data, work: Path, counts: Counts, world: World) -> None:
+    """Pack all chunks on rank 0 and describe the result."""
 
+    def pack(out: Path) -> None:
+        files = open_work(work).files()
+        for split in counts:
+            counts[split]["blocks"] = write_blocks(files, split, step.sequence_length, work, out / split)
+        shutil.copytree(work / "tokenizer", out / "tokenizer")
 
-def _pack(files: list[Path], split: str, length: int, work: Path, out: Path) -> int:
-    """Write the split's blocks for `datasets`; returns how many."""
-    plan = json.loads((work / PLAN).read_text(encoding="utf-8"))
-    features = datasets.Features(
-        input_ids=datasets.List(datasets.Value(plan["dtype"]), length=length),
-        ends=datasets.List(datasets.Value("int32")),
-        predicted_bytes=datasets.Value("int64"),
-    )
-    temporary = work / f"{split}.arrow"
-    digest = xxhash.xxh3_128(json.dumps([FORMAT, length, plan["dtype"]]).encode())
-    with (
-        progress(f"packing {split} (chunks)", len(files)) as advance,
-        pa.OSFile(str(temporary), "wb") as sink,
-        pa.ipc.new_stream(sink, features.arrow_schema) as writer,
-    ):
-        for columns in pack(_chunks(files, split, advance), length, plan["padding"], keep_rest=split != "train"):
-            ids, offsets, ends, predicted = columns
-            for column in columns:
-                digest.update(np.ascontiguousarray(column).data)
-            arrays = [
-                pa.FixedSizeListArray.from_arrays(pa.array(ids.reshape(-1).astype(plan["dtype"])), length),
-                pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ends, pa.int32())),
-                pa.array(predicted, pa.int64()),
-            ]
-            writer.write_batch(pa.record_batch(arrays, schema=features.arrow_schema))
-    table = MemoryMappedTable.from_file(str(temporary))
-    dataset = datasets.Dataset(table, split=datasets.NamedSplit(split), fingerprint=digest.hexdigest())
-    dataset.save_to_disk(str(out))
-    temporary.unlink()
-    return len(dataset)
-
-
-Chunk = tuple[np.ndarray, np.ndarray, np.ndarray]  # ids and bytes of all tokens, lengths of the documents
-Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-
-
-def _chunks(files: Iterable[Path], split: str, advance: Any) -> Iterator[Chunk]:
-    for file in files:
-        with np.load(file) as chunk:
-            yield chunk[f"{split}_ids"], chunk[f"{split}_bytes"], chunk[f"{split}_lengths"]
-        advance(1)
-
-
-def pack(chunks: Iterable[Chunk], length: int, padding: int, *, keep_rest: bool) -> Iterator[Columns]:
-    """Concatenate documents and cut them into blocks of ``length`` tokens, some blocks at a time.
-
-    Yields ids (n, length); the ends of the documents in each block, ascending and flat, with
-    their offsets (n + 1); bytes that each block's predicted tokens stand for (n). The last block, unless
-    full, is dropped, or with ``keep_rest`` filled with ``padding``, which no end covers.
-    """
-    ids, sizes, ends = (np.empty(0, np.int64) for _ in range(3))
-    for more_ids, more_sizes, lengths in chunks:
-        ends = np.concatenate((ends, len(ids) + np.cumsum(lengths, dtype=np.int64)))
-        ids, sizes = np.concatenate((ids, more_ids)), np.concatenate((sizes, more_sizes))
-        full = len(ids) // length * length
-        if full:
-            block_ends = np.arange(length, full + 1, length)
-            yield _cut(ids[:full], sizes[:full], np.union1d(ends[ends < full], block_ends), length)
-            ids, sizes, ends = ids[full:], sizes[full:], ends[ends > full] - full
-    if keep_rest and len(ids):
-        rest = length - len(ids)
-        ids = np.pad(ids, (0, rest), constant_values=padding)
-        yield _cut(ids, np.pad(sizes, (0, rest)), ends, length)
-
-
-def _cut(ids: np.ndarray, sizes: np.ndarray, ends: np.ndarray, length: int) -> Columns:
-    starts = np.concatenate(([0], ends[:-1]))
-    sizes = sizes.astype(np.int64)
-    sizes[starts] = 0  # no token before it in its document and block: not predicted
-    block = (ends - 1) // length
-    offsets = np.searchsorted(block, np.arange(len(ids) // length + 1))
-    return ids.reshape(-1, length), offsets, ends - block * length, sizes.reshape(-1, length).sum(axis=1)
+    with new_shared_folder(world, step.out, overwrite=step.overwrite) as out:
+        world.on_first(lambda: pack(out))
+        inputs = {"tokenizer": step.tokenizer / "tokenizer.json"}
+        inputs |= {f"input {number}": path for number, path in enumerate(step.input, 1)}
+        provenance.record(out, step, inputs, world=world, format=FORMAT, splits=counts)
+    if world.rank == 0:
+        shutil.rmtree(work, ignore_errors=True)
+        _show(counts)
 
 
 def _show(counts: Counts) -> None:

@@ -8,7 +8,9 @@ import json
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,22 +57,26 @@ def open_work(folder: Path) -> Work:
     return Work(folder, table.column("text"), Tokenizer.from_file(str(folder / "tokenizer.json")), plan)
 
 
-def tokenise(folder: Path, workers: int) -> None:
-    """Finish all chunks of the work folder that are not finished yet, with so many processes."""
+def unfinished(folder: Path) -> list[int]:
+    """The chunks of the work folder that are still to be tokenised."""
+    there = set(folder.iterdir())  # one question to the disk, not one a chunk
+    return [number for number, file in enumerate(open_work(folder).files()) if file not in there]
+
+
+def tokenise(folder: Path, numbers: Sequence[int], workers: int) -> None:
+    """Tokenise these chunks of the work folder, with so many processes."""
     work = open_work(folder)
-    todo = [number for number, file in enumerate(work.files()) if not file.exists()]
-    megabytes = [pc.sum(pc.binary_length(texts)).as_py() / 10**6 for texts in work.documents.chunks]
-    with progress("tokenising (MB)", int(sum(megabytes))) as advance:
-        advance(sum(megabytes) - sum(megabytes[number] for number in todo))
-        if min(workers, len(todo)) <= 1:
-            for number in todo:
+    megabytes = {number: pc.sum(pc.binary_length(work.documents.chunk(number))).as_py() / 10**6 for number in numbers}
+    with progress("tokenising (MB)", int(sum(megabytes.values()))) as advance:
+        if min(workers, len(numbers)) <= 1:
+            for number in numbers:
                 tokenise_chunk(work, number)
                 advance(megabytes[number])
             return
         context = multiprocessing.get_context("forkserver")
-        executor = ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (folder,))
+        executor = ProcessPoolExecutor(min(workers, len(numbers)), context, _start_worker, (folder,))
         try:
-            for number in executor.map(_tokenise_in_worker, todo):
+            for number in executor.map(_tokenise_in_worker, numbers):
                 advance(megabytes[number])
         finally:
             executor.shutdown(cancel_futures=True)
@@ -98,13 +104,12 @@ def tokenise_chunk(work: Work, number: int) -> None:
     joined: dict[str, Any] = {
         key: _narrow(np.concatenate(parts or [np.empty(0, np.int64)])) for key, parts in arrays.items()
     }
-    file = work.file(number)
-    partial = file.with_suffix(".partial")
-    with partial.open("wb") as stream:
+    # A name of its own: another job may be at the same chunk, with the same bytes.
+    with tempfile.NamedTemporaryFile(suffix=".partial", dir=work.folder, delete=False) as stream:
         np.savez(stream, **joined)
         stream.flush()
         os.fsync(stream.fileno())
-    partial.replace(file)
+    Path(stream.name).replace(work.file(number))
 
 
 def token_bytes(raw: bytes, offsets: list[tuple[int, int]]) -> np.ndarray:

@@ -75,7 +75,9 @@ class Data(_Checked):
     validation_fraction: Amount = 0.01
     """Share of the documents held out, chosen by a hash of their text."""
     workers: MaybeCount = None
-    """Processes to tokenise with; all cores unless told. The output does not depend on it."""
+    """Processes to tokenise with (each rank, under MPI); all cores unless told. The output does not depend on it."""
+    only: MaybeText = None
+    """Part of the work, for an array of jobs: `read` first, then 1/N to N/N in any order; without it what is left."""
     seed: int = 0
     """Chooses which documents are held out."""
     overwrite: bool = False

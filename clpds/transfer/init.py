@@ -1,18 +1,20 @@
 """The verb init: open the models, make the new rows, say how good they are, write the checkpoint."""
 
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from clpds.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
+from clpds.checkpoint import Checkpoint, LazyTensor, open_checkpoint, write_checkpoint
 from clpds.errors import UserError
 from clpds.output import check_free
 from clpds.recipe import Init
+from clpds.sharing import World, shared
 from clpds.transfer import summary
 from clpds.transfer.baselines import mean_rows, random_rows, segment, subpiece_rows
 from clpds.transfer.choose import Choice, best, grid, rank
@@ -42,12 +44,46 @@ class Models:
         return rows[:, : self.source.tensors[parts(self.source)[role][0]].shape[1]]
 
 
+@dataclass(frozen=True)
+class Made:
+    """The new model and what is to be told of it."""
+
+    result: Checkpoint
+    held: dict[str, LazyTensor]
+    """Those of the tensors that are not read from the source's files."""
+    card: str
+    facts: dict[str, Any]
+
+
 def init(step: Init) -> None:
     """Write the model ``step.out``: the source's body under the target tokenizer, its rows by ``step.method``.
 
+    Of the ranks of an MPI launcher the first makes the rows; all write the source's tensors.
     Raises UserError, with nothing written, for options that do not fit together, a helper of another
     tokenizer, a matrix that is too small for its tokenizer, NaN or infinity, and no overlap at all.
     """
+    with shared() as world:
+        made = world.agree(lambda: _make(step) if world.rank == 0 else None)
+        result, held = _on_all_ranks(world, step.source, made)
+        write_checkpoint(
+            result,
+            step.out,
+            step,
+            inputs={"source": step.source, "helper": step.helper, "tokenizer": step.tokenizer},
+            card=made.card if made else "",
+            dtype=getattr(torch, step.dtype) if step.dtype else None,
+            max_shard_size=step.max_shard_size,
+            overwrite=step.overwrite,
+            world=world,
+            held=held,
+            **(made.facts if made else {}),
+        )
+        if made:
+            _tell(step, made.result)
+
+
+def _make(step: Init) -> Made:
+    """The new model with its rows, and on the screen how good they are."""
     _check_options(step)
     models = _open(step)
     shared = models.shared
@@ -69,17 +105,34 @@ def init(step: Init) -> None:
     facts["condition"] = {role: asdict(numbers) for role, numbers in conditions.items()}
     if choice:
         facts |= {"weighting": asdict(choice.variant), "ranking": [score.facts() for score in choice.scores]}
-    write_checkpoint(
-        result,
-        step.out,
-        step,
-        inputs={"source": step.source, "helper": step.helper, "tokenizer": step.tokenizer},
-        card=summary.card(step, shared, result, choice),
-        dtype=getattr(torch, step.dtype) if step.dtype else None,
-        max_shard_size=step.max_shard_size,
-        overwrite=step.overwrite,
-        **facts,
-    )
+    own = {} if _in_memory(step.source) else models.source.tensors
+    held = {name: tensor for name, tensor in result.tensors.items() if tensor is not own.get(name)}
+    return Made(result, held, summary.card(step, shared, result, choice), facts)
+
+
+def _on_all_ranks(world: World, source: Path, made: Made | None) -> tuple[Checkpoint, Collection[str]]:
+    """Rank 0's model on every rank, and the names of those tensors that rank 0 alone can load."""
+
+    def outline() -> tuple[PretrainedConfig, dict[str, LazyTensor]]:
+        assert made is not None  # on rank 0
+        held = {name: replace(tensor, load=_on_rank_0_only, rows=None) for name, tensor in made.held.items()}
+        return made.result.config, held
+
+    config, held = world.on_first(outline)
+    own = world.agree(lambda: {} if made or _in_memory(source) else open_checkpoint(source).tensors)
+    return made.result if made else Checkpoint({**own, **held}, config), held
+
+
+def _on_rank_0_only() -> Tensor:
+    raise RuntimeError("this tensor is on rank 0")
+
+
+def _in_memory(source: Path) -> bool:
+    """Whether opening ``source`` holds all of it in memory, which one rank should do only."""
+    return source.suffix == ".gguf"
+
+
+def _tell(step: Init, result: Checkpoint) -> None:
     summary.show_written(step.out, result)
     if (difference := misread(step.out)) is not None:
         sys.stderr.write(

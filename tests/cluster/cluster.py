@@ -138,6 +138,7 @@ def _configure(folder: Path) -> None:
         f"AuthInfo=socket={folder}/munge.socket",
         f"StateSaveLocation={folder}/state",
         f"SlurmdSpoolDir={folder}/%n",
+        f"TmpFS={folder}/%n",  # nodes of their own: PMIx puts files there that are named by the step only
         f"SlurmctldPidFile={folder}/slurmctld.pid",
         f"SlurmdPidFile={folder}/%n.pid",
         f"SlurmdLogFile={folder}/%n.log",

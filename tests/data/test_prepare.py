@@ -16,6 +16,7 @@ from clpds import provenance, recipe
 from clpds.data import read, tokenise
 from clpds.data.blocks import IGNORED, open_blocks
 from clpds.data.prepare import prepare
+from clpds.data.tokenise import unfinished
 from clpds.errors import UserError
 from tests.data.test_read import KINDS, write
 from tests.tiny import text, tiny_tokenizer
@@ -241,7 +242,7 @@ def test_a_killed_command_leaves_no_process_and_can_be_continued(step: recipe.Da
         time.sleep(0.05)
     before = {file: file.stat().st_ino for file in work.glob("chunk-*.npz")}
     assert len(chunks) <= len(before) < len(tokenise.open_work(work).files())
-    tokenise.tokenise(work, 1)
+    tokenise.tokenise(work, unfinished(work), 1)
     assert {file: file.stat().st_ino for file in before} == before
     prepare(replace(step, out=tmp_path / "killed"))
     made = decoded(tmp_path / "killed", "validation") + decoded(tmp_path / "killed", "train")[:-1]
@@ -319,6 +320,72 @@ def test_a_mistyped_command_does_not_cost_the_chunks_of_the_right_one(
             prepare(replace(step, **wrong))
     prepare(step)
     assert watch.numbers[0] == 10
+
+
+@pytest.mark.parametrize("shares", [("2/3", "3/3", "1/3"), ("3/3", "1/3"), ("2/2",)])
+def test_shares_in_any_order_give_the_bytes_of_one_command(
+    shares: tuple[str, ...], step: recipe.Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(step)
+    watch = Watch(monkeypatch)
+    whole = replace(step, out=tmp_path / "shares")
+    prepare(replace(whole, only="read"))
+    chunks = len(tokenise.open_work(tmp_path / "shares.work").files())
+    assert watch.numbers == []
+    for share in shares:
+        before = len(watch.numbers)
+        prepare(replace(whole, only=share))
+        part, parts = map(int, share.split("/"))
+        assert watch.numbers[before:] == list(range(part - 1, chunks, parts))
+        assert not whole.out.exists()
+    prepare(whole)
+    assert sorted(watch.numbers) == list(range(chunks))  # each once
+    assert tree(whole.out) == tree(step.out)
+    assert not (tmp_path / "shares.work").exists()
+
+
+def test_two_jobs_at_the_same_chunks_do_not_hurt_each_other(step: recipe.Data, tmp_path: Path) -> None:
+    prepare(step)
+    whole = replace(step, out=tmp_path / "jobs")
+    prepare(replace(whole, only="read"))
+    work = tmp_path / "jobs.work"
+    program = f"from clpds.data.tokenise import *; tokenise(Path({str(work)!r}), range({len(unfinished(work))}), 1)"
+    jobs = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(3)]
+    assert [job.wait(60) for job in jobs] == [0, 0, 0]
+    assert not unfinished(work)
+    assert not list(work.glob("*.partial"))
+    prepare(whole)
+    assert tree(whole.out) == tree(step.out)
+
+
+def test_a_share_of_what_is_done_is_done(step: recipe.Data, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare(step)
+    for only in ("read", "3/8"):
+        prepare(replace(step, only=only))
+        assert "out is finished" in capsys.readouterr().out
+    with pytest.raises(UserError, match="out exists"):
+        prepare(replace(step, only="3/8", sequence_length=64))
+
+
+@pytest.mark.parametrize("only", ["0/3", "4/3", "3", "reading", "-1/3", "1/3/3", ""])
+def test_what_is_no_share(only: str, step: recipe.Data, tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match="is neither read nor K/N"):
+        prepare(replace(step, only=only))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_share_that_fails_leaves_the_others_work(step: recipe.Data, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"out\.work .* run --only read first"):
+        prepare(replace(step, only="1/2"))
+    prepare(replace(step, only="read"))
+    prepare(replace(step, only="1/2"))
+    work = tree(tmp_path / "out.work")
+    with pytest.raises(UserError, match=r"out\.work .* run --only read first"):
+        prepare(replace(step, only="2/2", seed=1))
+    with pytest.raises(UserError, match="less than one block"):
+        prepare(replace(step, sequence_length=10**6))
+    assert tree(tmp_path / "out.work").items() >= work.items()
 
 
 def test_a_folder_that_exists_is_kept_unless_told(step: recipe.Data, tmp_path: Path) -> None:

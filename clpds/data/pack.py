@@ -1,0 +1,101 @@
+"""Pack tokenised chunks into blocks of equal length, and write them for `datasets`; chunk after chunk."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import xxhash
+from datasets.table import MemoryMappedTable
+
+from clpds.data.blocks import FORMAT
+from clpds.data.tokenise import PLAN
+from clpds.progress import progress
+
+Counts = dict[str, dict[str, int]]
+Chunk = tuple[np.ndarray, np.ndarray, np.ndarray]  # ids and bytes of all tokens, lengths of the documents
+Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def count_tokens(files: Iterable[Path], split: str) -> dict[str, int]:
+    """Documents, tokens and bytes of text of a split in these chunks."""
+    counts = {"documents": 0, "tokens": 0, "bytes": 0}
+    for file in files:
+        with np.load(file) as chunk:
+            counts["documents"] += len(chunk[f"{split}_lengths"])
+            counts["tokens"] += int(chunk[f"{split}_lengths"].sum(dtype=np.int64))
+            counts["bytes"] += int(chunk[f"{split}_bytes"].sum(dtype=np.int64))
+    return counts
+
+
+def write_blocks(files: list[Path], split: str, length: int, work: Path, out: Path) -> int:
+    """Write the split's blocks for `datasets`; returns how many."""
+    plan = json.loads((work / PLAN).read_text(encoding="utf-8"))
+    features = datasets.Features(
+        input_ids=datasets.List(datasets.Value(plan["dtype"]), length=length),
+        ends=datasets.List(datasets.Value("int32")),
+        predicted_bytes=datasets.Value("int64"),
+    )
+    temporary = work / f"{split}.arrow"
+    digest = xxhash.xxh3_128(json.dumps([FORMAT, length, plan["dtype"]]).encode())
+    with (
+        progress(f"packing {split} (chunks)", len(files)) as advance,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_stream(sink, features.arrow_schema) as writer,
+    ):
+        for columns in pack(_chunks(files, split, advance), length, plan["padding"], keep_rest=split != "train"):
+            ids, offsets, ends, predicted = columns
+            for column in columns:
+                digest.update(np.ascontiguousarray(column).data)
+            arrays = [
+                pa.FixedSizeListArray.from_arrays(pa.array(ids.reshape(-1).astype(plan["dtype"])), length),
+                pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ends, pa.int32())),
+                pa.array(predicted, pa.int64()),
+            ]
+            writer.write_batch(pa.record_batch(arrays, schema=features.arrow_schema))
+    table = MemoryMappedTable.from_file(str(temporary))
+    dataset = datasets.Dataset(table, split=datasets.NamedSplit(split), fingerprint=digest.hexdigest())
+    dataset.save_to_disk(str(out))
+    temporary.unlink()
+    return len(dataset)
+
+
+def _chunks(files: Iterable[Path], split: str, advance: Any) -> Iterator[Chunk]:
+    for file in files:
+        with np.load(file) as chunk:
+            yield chunk[f"{split}_ids"], chunk[f"{split}_bytes"], chunk[f"{split}_lengths"]
+        advance(1)
+
+
+def pack(chunks: Iterable[Chunk], length: int, padding: int, *, keep_rest: bool) -> Iterator[Columns]:
+    """Concatenate documents and cut them into blocks of ``length`` tokens, some blocks at a time.
+
+    Yields ids (n, length); the ends of the documents in each block, ascending and flat, with
+    their offsets (n + 1); bytes that each block's predicted tokens stand for (n). The last block, unless
+    full, is dropped, or with ``keep_rest`` filled with ``padding``, which no end covers.
+    """
+    ids, sizes, ends = (np.empty(0, np.int64) for _ in range(3))
+    for more_ids, more_sizes, lengths in chunks:
+        ends = np.concatenate((ends, len(ids) + np.cumsum(lengths, dtype=np.int64)))
+        ids, sizes = np.concatenate((ids, more_ids)), np.concatenate((sizes, more_sizes))
+        full = len(ids) // length * length
+        if full:
+            block_ends = np.arange(length, full + 1, length)
+            yield _cut(ids[:full], sizes[:full], np.union1d(ends[ends < full], block_ends), length)
+            ids, sizes, ends = ids[full:], sizes[full:], ends[ends > full] - full
+    if keep_rest and len(ids):
+        rest = length - len(ids)
+        ids = np.pad(ids, (0, rest), constant_values=padding)
+        yield _cut(ids, np.pad(sizes, (0, rest)), ends, length)
+
+
+def _cut(ids: np.ndarray, sizes: np.ndarray, ends: np.ndarray, length: int) -> Columns:
+    starts = np.concatenate(([0], ends[:-1]))
+    sizes = sizes.astype(np.int64)
+    sizes[starts] = 0  # no token before it in its document and block: not predicted
+    block = (ends - 1) // length
+    offsets = np.searchsorted(block, np.arange(len(ids) // length + 1))
+    return ids.reshape(-1, length), offsets, ends - block * length, sizes.reshape(-1, length).sum(axis=1)
