@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from pydantic import Field
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from clpds import __version__, recipe
 from clpds.errors import UserError
-from clpds.recipe import Count, MaybeText
+from clpds.recipe import Count, MaybeCount, MaybeText
+
+Speed = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +45,35 @@ class Run:
     """Processes for each training stage."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Before queueing: does a training stage fit, how long does it take, on how many GPUs."""
+
+    recipe: Annotated[Positional[Path], arg(metavar="RECIPE")]
+    """YAML file that names the steps."""
+    overrides: Annotated[Positional[tuple[str, ...]], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")] = ()
+    """step.section.key=value, for instance train.micro_batch=8."""
+    step: MaybeText = None
+    """Name of one training stage; all unless told."""
+    gpu: MaybeText = None
+    """A100-80GB, H100 and so on, or cpu; an unknown name lists the known ones."""
+    gpus_per_node: MaybeCount = None
+    """Beyond one node only whole nodes are considered."""
+    mfu: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """Share of the dense bf16 peak that the model's FLOPs reach; 0.4 is usual for ZeRO-3 at 1 to 10 billion."""
+    tokens_per_second: Annotated[float | None, Field(gt=0), arg(metavar="FLOAT", help_behavior_hint="(optional)")] = (
+        None
+    )
+    """Measured speed of one rank, to reckon hours from instead of MFU."""
+
+
 # verb -> (its options, where it is done)
 VERBS: dict[str, tuple[type[Any], str]] = {
     "tokenizer": (recipe.Tokenizer, "clpds.vocabulary.train:train_tokenizer"),
     "data": (recipe.Data, "clpds.data.prepare:prepare"),
     "init": (recipe.Init, "clpds.transfer.init:init"),
     "train": (TrainStep, "clpds.training.entry:train_step"),
+    "plan": (Plan, "clpds.planning.plan:plan"),
     "run": (Run, "clpds.walk:run_recipe"),
     "convert": (recipe.Convert, "clpds.conversion.convert:convert"),
     "eval": (recipe.Eval, "clpds.evaluation.evaluate:evaluate"),

@@ -23,6 +23,7 @@ from clpds.recipe.steps import (
     Eval,
     Init,
     Inspect,
+    MaybeCount,
     MaybeText,
     Optimizer,
     Report,
@@ -36,7 +37,7 @@ from clpds.recipe.steps import (
 )
 
 __all__ = [
-    "VERBS", "Convert", "Corpus", "Count", "Data", "Dtype", "Eval", "Init", "Inspect", "MaybeText", "Optimizer",
-    "Recipe", "Report", "Saving", "Schedule", "Step", "Tokenizer", "Train", "Validation", "checked", "load_recipe",
-    "verb_of",
+    "VERBS", "Convert", "Corpus", "Count", "Data", "Dtype", "Eval", "Init", "Inspect", "MaybeCount", "MaybeText",
+    "Optimizer", "Recipe", "Report", "Saving", "Schedule", "Step", "Tokenizer", "Train", "Validation", "checked",
+    "load_recipe", "verb_of",
 ]  # fmt: skip
