@@ -61,9 +61,7 @@ def memory(
     return Memory(
         **states,
         activations=activations(size, stage, micro_batch, length, zero.width),
-        logits=max(
-            12.0 * tokens * size.vocabulary, zero.width * tokens * size.vocabulary + _in_flight(size, zero, ranks)
-        ),
+        logits=max(12.0 * logits, zero.width * logits + _in_flight(size, zero, ranks)),
         context=CONTEXT_CPU if on_cpu else CONTEXT_GPU,
     )
 
@@ -134,28 +132,41 @@ def _in_flight(size: Size, zero: Zero, ranks: int) -> float:
 def activations(size: Size, stage: Train, micro_batch: int, length: int, width: int) -> float:
     """Bytes that autograd keeps between forward and backward pass, B x N tokens through all layers.
 
-    With recomputation the input of each layer and one layer's inside.
+    With recomputation the input of each layer and one layer's inside. Dropout's masks are left out.
+    ``tests/planning/test_memory.py`` counts what real models keep.
     """
     tokens = micro_batch * length
-    inside = _layer(size, width) * tokens
-    mask = (micro_batch * length**2) if stage.isolate_documents else 0
-    inside += width * mask  # sdpa turns the mask of truths into one to add, and keeps it
-    ends = tokens * size.hidden * 3 * width + mask
+    inside = _layer(size, width, masked=stage.isolate_documents) * tokens
+    if stage.isolate_documents:
+        inside += width * micro_batch * length**2  # sdpa makes of the mask one to add, and keeps it
+    if size.kind == "bloom":  # it has no sdpa: the attention itself is kept, after its softmax and after dropout
+        inside += (6 if width == 2 else 4) * micro_batch * size.heads * length**2
+    last = _norm(size, width) * tokens
     if stage.activation_checkpointing:
-        return size.layers * tokens * size.hidden * width + inside + ends
-    return size.layers * inside + ends
+        return size.layers * tokens * size.hidden * width + inside + last
+    return size.layers * inside + last
 
 
-def _layer(size: Size, width: int) -> float:
+def _norm(size: Size, width: int) -> float:
+    """Bytes a token: an RMS norm keeps its float32 input, the normalised value (Gemma's in float32) and the
+    output, a layer norm its input and output."""
+    if size.norm == "layer":
+        return size.hidden * 2 * width
+    return size.hidden * (4 + (4 if size.kind.startswith("gemma") else width) + width)
+
+
+def _layer(size: Size, width: int, *, masked: bool) -> float:
     """Bytes a token that one layer keeps.
 
-    Norms: an RMS norm keeps its float32 input, the normalised value and the output, a layer norm its
-    input and output. Attention: queries, keys and values of all heads, the output twice, a float32 a
-    head. Feed-forward: with a gate the gate before and after its function, the other half, the
+    Attention: queries and output, keys and values (with a mask repeated for all heads), a float32 a
+    head. Feed-forward: with a gate the gate before and after its function, the other half and the
     product; else before and after; transformers' Python form of gelu_new three more.
     """
-    h, q, f = size.hidden, size.heads * size.head_size, size.feed_forward
-    norms = 2 * h * (4 + 2 * width if size.norm == "rms" else 2 * width)
-    attention = 5 * q * width + 4 * size.heads
+    q, k, f = size.heads * size.head_size, size.groups * size.head_size, size.feed_forward
+    attention = 2 * width * (q + (q if masked else k)) + 4 * size.heads
+    if any(name.endswith("q_norm.weight") for name in size.shapes):
+        attention += (4 + width) * (q + k)
+    if size.kind == "gpt_neox":
+        attention += 2 * width * q  # its rotary embedding copies what the joint projection keeps too
     kept = 4 if size.gated else {"relu": 1, "gelu_new": 5, "gelu_fast": 5}.get(size.activation, 2)
-    return norms + attention + kept * f * width
+    return 2 * _norm(size, width) + attention + kept * f * width

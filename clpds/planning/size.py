@@ -25,6 +25,8 @@ class Size:
     hidden: int
     layers: int
     heads: int
+    groups: int
+    """Key-value heads."""
     head_size: int
     feed_forward: int
     tied: bool
@@ -112,7 +114,7 @@ def _by_table(config: Config, family: Family) -> Size | None:
             shapes[name.replace("*", str(layer))] = dimensions
     return Size(
         kind=str(config["model_type"]), shapes=shapes, vocabulary=vocabulary, hidden=hidden, layers=layers, heads=heads,
-        head_size=head_size or hidden // heads, feed_forward=feed_forward or 4 * hidden, tied=tied, norm=family.norm,
+        groups=groups or heads, head_size=head_size or hidden // heads, feed_forward=feed_forward or 4 * hidden, tied=tied, norm=family.norm,
         gated=family.gated, activation=str(config.get("activation_function", config.get("hidden_act"))),
         dtype=_dtype(config), exact=False,
     )  # fmt: skip
@@ -140,6 +142,7 @@ def _counted(config: Config) -> Size:
     return Size(
         kind=full.model_type, shapes=shapes, vocabulary=text.vocab_size, hidden=text.hidden_size,
         layers=text.num_hidden_layers, heads=heads,
+        groups=getattr(text, "num_key_value_heads", None) or heads,
         head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
         feed_forward=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         tied=found.output_embedding is None, norm="rms" if hasattr(text, "rms_norm_eps") else "layer",
