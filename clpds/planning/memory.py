@@ -13,7 +13,7 @@ from clpds.planning.zero import Zero
 from clpds.recipe import Train
 
 CONTEXT_GPU = 2 * 10**9  # CUDA or HIP context, NCCL's buffers: 1 to 2 GB by report
-CONTEXT_CPU = 7 * 10**8  # interpreter and libraries; docs/planning.md has the measurement
+CONTEXT_CPU = 55 * 10**7  # interpreter and libraries; docs/planning.md has the measurement
 PINNED = 1.5  # pinned host memory is rounded up; the factor of DeepSpeed's estimators
 FLAT_REDUCTION = 500_000_000  # elements up to which BF16_Optimizer's gradients are copied to be reduced (engine.py)
 
@@ -28,7 +28,7 @@ class Memory:
     buffers: float
     """Communication buckets, there all the time."""
     gathered: float
-    """ZeRO-3: whole parameters that are in use, prefetched or kept for the backward pass."""
+    """ZeRO-3: whole parameters that are in use or prefetched."""
     activations: float
     logits: float
     """At the peak: the loss's float32 copies, or the gradient of the largest tensor on its way."""
@@ -52,7 +52,7 @@ def memory(
     """Of one rank among ``ranks``, with blocks of ``length`` tokens."""
     P, T = size.parameters, size.trained(stage.trainable)
     logits = micro_batch * length * size.vocabulary
-    states = _stage3(size, zero, stage, P, T, ranks) if zero.stage == 3 else _stage12(zero, P, T, ranks)
+    states = _stage3(size, zero, P, T, ranks) if zero.stage == 3 else _stage12(zero, P, T, ranks)
     offloaded = zero.optimizer != "none"
     sub_group = min(T / ranks, zero.sub_group) if zero.stage == 3 else T / ranks
     # The gradients are copied into one float32 tensor, and torch's AdamW on a CPU, which has no fused
@@ -66,19 +66,18 @@ def memory(
     )
 
 
-def _stage3(size: Size, zero: Zero, stage: Train, P: int, T: int, ranks: int) -> dict[str, float]:
-    """Everything in slices. A parameter stays whole from its forward to its backward pass if less than
-    stage3_max_reuse_distance elements are used in between, each once forward and once backward, and
-    once more where activations are recomputed (partitioned_param_coordinator.py).
+def _stage3(size: Size, zero: Zero, P: int, T: int, ranks: int) -> dict[str, float]:
+    """Everything in slices; whole are the tensor in use, those prefetched and the small, persistent ones.
+
+    stage3_max_reuse_distance would keep more from the forward to the backward pass, but does not in
+    this trainer: seen in a 2-rank run, every layer is released after its forward pass.
     """
-    kept = zero.reuse / (3 if stage.activation_checkpointing else 2) + zero.prefetch + size.largest
+    kept = size.up_to(zero.persistent) + zero.prefetch + size.largest
     alone = ranks == 1 and zero.parameters == "none"  # nothing is gathered: slices are whole
-    whole = 0.0 if alone else min(P, size.up_to(zero.persistent) + kept)
-    # In float32 the slices are the masters themselves, unless these lie on the host.
-    moments = 8.0 + 4.0 * (zero.width < 4 or zero.optimizer != "none")
+    whole = 0.0 if alone else min(P, kept)
     on_host = zero.optimizer != "none"
     sums = zero.sums * T / ranks
-    optimizer = moments * T / ranks
+    optimizer = 12.0 * T / ranks  # masters too in float32: they are compared by device, and that fails
     host = PINNED * zero.width * P / ranks if zero.parameters == "cpu" else 0.0
     nvme = zero.width * P / ranks if zero.parameters == "nvme" else 0.0
     if zero.optimizer == "cpu":

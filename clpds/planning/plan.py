@@ -81,7 +81,7 @@ def _show(console: Console, name: str, work: Work, device: Device, mfu: float, s
     found = options(work, configs, device, mfu=mfu, tokens_per_second=speed)
     _header(console, name, work)
     console.print(_table(work, configs, found, device))
-    for line in _notes(configs, device, mfu, speed):
+    for line in [*_notes(configs, device, mfu, speed), *_host_notes(configs, found, device)]:
         console.print(line)
     chosen = cheapest(found)
     if chosen is None:
@@ -95,20 +95,24 @@ def _show(console: Console, name: str, work: Work, device: Device, mfu: float, s
         _breakdown(console, least, device)
         return
     most = largest_micro_batch(work, chosen, device)
-    time = "" if chosen.hours is None else f", {_hours(chosen.hours)} or {_hours(chosen.hours * chosen.ranks)} of one"
+    unit = "rank" if device.is_cpu else "GPU"
+    time = ""
+    if chosen.hours is not None:
+        time = f": {_hours(chosen.hours)}, in all {_hours(chosen.hours * chosen.ranks)} of a {unit}"
     console.print(
-        f"[bold]Cheapest that fits:[/bold] deepspeed: {chosen.zero.name} on {_ranks(chosen.ranks, device)}{time}. "
-        f"The largest micro_batch that fits there: {most}.\n"
+        f"[bold]Cheapest that fits: deepspeed: {chosen.zero.name}[/bold] on {_ranks(chosen.ranks, device)}{time}."
+        f"\nThe largest micro_batch that fits there: {most}.\n"
     )
     _breakdown(console, chosen, device)
 
 
 def _configs(stage: Train, device: Device) -> list[Zero]:
-    """The shipped files, and the recipe's own where it is another; of the shipped only float32 ones for a CPU."""
+    """The recipe's own file and the shipped ones: float32 for a CPU, bf16 for a GPU."""
     own = find("ds_configs", stage.deepspeed)
     shipped = sorted(find("ds_configs", Path("cpu.json")).parent.glob("*.json"))
     files = shipped if own in shipped else [*shipped, own]
-    return [zero for file in files if (zero := read_zero(file)).width == 4 or file == own or not device.is_cpu]
+    usual = 4 if device.is_cpu else 2
+    return [zero for file in files if (zero := read_zero(file)).width == usual or file == own]
 
 
 def _header(console: Console, name: str, work: Work) -> None:
@@ -141,8 +145,8 @@ def _header(console: Console, name: str, work: Work) -> None:
 
 def _table(work: Work, configs: Sequence[Zero], found: Sequence[Option], device: Device) -> Table:
     """A row for each number of ranks, a column for each config: GB a rank, and hours where it fits."""
-    unit = "rank" if device.is_cpu else device.name
-    table = Table(box=box.SIMPLE_HEAD, title=f"GB a {unit}, and hours where it fits", title_justify="left")
+    unit = "rank" if device.is_cpu else "GPU"
+    table = Table(box=box.SIMPLE_HEAD, title=f"GB per {unit}, and hours where it fits", title_justify="left")
     table.add_column("ranks" if device.is_cpu else "GPUs", justify="right")
     if device.per_node:
         table.add_column("nodes", justify="right")
@@ -158,7 +162,7 @@ def _table(work: Work, configs: Sequence[Zero], found: Sequence[Option], device:
     if any(totals):
         table.add_section()
         cells = [_hours(one.hours * one.ranks) if one and one.hours else "" for one in totals]
-        table.add_row("of one", *([""] if device.per_node else []), *cells)
+        table.add_row("rank hours" if device.is_cpu else "GPU hours", *([""] if device.per_node else []), *cells)
     return table
 
 
@@ -190,6 +194,19 @@ def _notes(configs: Sequence[Zero], device: Device, mfu: float, speed: float | N
     return notes
 
 
+def _host_notes(configs: Sequence[Zero], found: Sequence[Option], device: Device) -> list[str]:
+    """What offload asks of a node: it is not checked, since the node is not known."""
+    notes = []
+    for zero in configs:
+        first = next((one for one in found if one.zero == zero and one.fits and one.memory.host), None)
+        if first:
+            there = min(first.ranks, device.per_node or first.ranks)
+            nvme = f" and {_gb(first.memory.nvme * there)} GB of NVMe" if first.memory.nvme else ""
+            host = _gb(first.memory.host * there)
+            notes.append(f"{zero.name} on {_ranks(first.ranks, device)} needs {host} GB of host memory{nvme} a node.")
+    return notes
+
+
 def _breakdown(console: Console, one: Option, device: Device) -> None:
     """The terms of one choice."""
     need = one.memory
@@ -199,7 +216,7 @@ def _breakdown(console: Console, one: Option, device: Device) -> None:
         ("optimizer", need.optimizer, "float32 masters and two moments"),
         ("buckets", need.buffers, "of gradients on their way"),
         ("libraries", need.context, "an allowance: the process, the device's context, NCCL"),
-        ("gathered", need.gathered, "whole parameters in use, or kept for the backward pass"),
+        ("gathered", need.gathered, "whole parameters in use or prefetched"),
         ("activations", need.activations, "kept for the backward pass"),
         ("logits", need.logits, "and the loss's copies in float32, or the largest gradient"),
         ("step", need.step, "counts where larger than the three above, which are gone by then"),
@@ -208,7 +225,7 @@ def _breakdown(console: Console, one: Option, device: Device) -> None:
         ("NVMe", need.nvme, "local disk, for each rank"),
     ]
     table = Table.grid(padding=(0, 2))
-    table.add_row("", f"GB a rank, {one.zero.name} on {_ranks(one.ranks, device)}")
+    table.add_row("", f"   GB  {one.zero.name} on {_ranks(one.ranks, device)}")
     for term, amount, what in terms:
         if amount:
             table.add_row(term, f"{_gb(amount):>7}  {what}")

@@ -114,8 +114,9 @@ def _by_table(config: Config, family: Family) -> Size | None:
             shapes[name.replace("*", str(layer))] = dimensions
     return Size(
         kind=str(config["model_type"]), shapes=shapes, vocabulary=vocabulary, hidden=hidden, layers=layers, heads=heads,
-        groups=groups or heads, head_size=head_size or hidden // heads, feed_forward=feed_forward or 4 * hidden, tied=tied, norm=family.norm,
-        gated=family.gated, activation=str(config.get("activation_function", config.get("hidden_act"))),
+        groups=groups or heads, head_size=head_size or hidden // heads, feed_forward=feed_forward or 4 * hidden,
+        tied=tied, norm=family.norm, gated=family.gated,
+        activation=str(config.get("activation_function", config.get("hidden_act"))),
         dtype=_dtype(config), exact=False,
     )  # fmt: skip
 

@@ -32,7 +32,6 @@ class Zero:
     reduce_bucket: int
     gather_bucket: int
     prefetch: int
-    reuse: int
     persistent: int
     sub_group: int
     overlap: bool
@@ -83,7 +82,6 @@ def read_zero(file: Path) -> Zero:
         reduce_bucket=number("reduce_bucket_size", 5e8),
         gather_bucket=number("allgather_bucket_size", 5e8),
         prefetch=number("stage3_prefetch_bucket_size", 5e7),
-        reuse=number("stage3_max_reuse_distance", 1e9),
         persistent=number("stage3_param_persistence_threshold", 1e5),
         sub_group=number("sub_group_size", 1e9),
         overlap=bool(zero.get("overlap_comm", zero["stage"] == 3)),
