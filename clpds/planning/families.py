@@ -21,8 +21,8 @@ class Family:
     model_class: str
     shapes: Mapping[str, str]
     """Parameter name to the symbols of its shape, without the output matrix."""
-    head: str
-    """Name of the output matrix, which is there unless tied to the input embedding."""
+    head: Mapping[str, str]
+    """The output matrix, which is there unless tied to the input embedding, and what is tied with it."""
     tied: bool
     """Whether it is, where the config does not say."""
     norm: Norm
@@ -43,6 +43,7 @@ def _biased(modules: Mapping[str, str]) -> dict[str, str]:
     return shapes
 
 
+_HEAD = {"lm_head.weight": "V h"}
 _LLAMA = {
     "model.embed_tokens.weight": "V h",
     "model.layers.*.self_attn.q_proj.weight": "q h",
@@ -153,10 +154,11 @@ _ROBERTA = _encoder("roberta", "lm_head.dense", "lm_head.layer_norm", "lm_head.b
 
 def _llama_like(name: str, shapes: Mapping[str, str], *, tied: bool = False) -> Family:
     plain = {"attention_bias": False, "mlp_bias": False}
-    return Family(name, shapes, "lm_head.weight", tied, "rms", gated=True, plain=plain)
+    return Family(name, shapes, _HEAD, tied, "rms", gated=True, plain=plain)
 
 
-def _encoder_like(name: str, shapes: Mapping[str, str], head: str) -> Family:
+def _encoder_like(name: str, shapes: Mapping[str, str], decoder: str) -> Family:
+    head = {f"{decoder}.weight": "V h", f"{decoder}.bias": "V"}
     return Family(name, shapes, head, True, "layer", gated=False, plain={"add_cross_attention": False})
 
 
@@ -167,7 +169,7 @@ FAMILIES = {
     "qwen2": _llama_like("Qwen2ForCausalLM", _QWEN2),
     "qwen3": _llama_like("Qwen3ForCausalLM", _QWEN3),
     "gpt2": Family(
-        "GPT2LMHeadModel", _GPT2, "lm_head.weight", True, "layer", gated=False,
+        "GPT2LMHeadModel", _GPT2, _HEAD, True, "layer", gated=False,
         names={
             "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
             "intermediate_size": "n_inner", "max_position_embeddings": "n_positions",
@@ -175,21 +177,21 @@ FAMILIES = {
         plain={"add_cross_attention": False},
     ),
     "gpt_neox": Family(
-        "GPTNeoXForCausalLM", _GPT_NEOX, "lm_head.weight", False, "layer", gated=False, plain={"attention_bias": True}
+        "GPTNeoXForCausalLM", _GPT_NEOX, _HEAD, False, "layer", gated=False, plain={"attention_bias": True}
     ),
     "bloom": Family(
-        "BloomForCausalLM", _BLOOM, "lm_head.weight", True, "layer", gated=False,
+        "BloomForCausalLM", _BLOOM, _HEAD, True, "layer", gated=False,
         names={"num_hidden_layers": "n_layer", "num_attention_heads": "n_head"},
     ),
     "opt": Family(
-        "OPTForCausalLM", _OPT, "lm_head.weight", True, "layer", gated=False,
+        "OPTForCausalLM", _OPT, _HEAD, True, "layer", gated=False,
         names={"intermediate_size": "ffn_dim"},
         plain={
             "enable_bias": True, "layer_norm_elementwise_affine": True, "do_layer_norm_before": True,
             "_remove_final_layer_norm": False,
         },
     ),
-    "bert": _encoder_like("BertForMaskedLM", _BERT, "cls.predictions.decoder.weight"),
-    "roberta": _encoder_like("RobertaForMaskedLM", _ROBERTA, "lm_head.decoder.weight"),
-    "xlm-roberta": _encoder_like("XLMRobertaForMaskedLM", _ROBERTA, "lm_head.decoder.weight"),
+    "bert": _encoder_like("BertForMaskedLM", _BERT, "cls.predictions.decoder"),
+    "roberta": _encoder_like("RobertaForMaskedLM", _ROBERTA, "lm_head.decoder"),
+    "xlm-roberta": _encoder_like("XLMRobertaForMaskedLM", _ROBERTA, "lm_head.decoder"),
 }  # fmt: skip

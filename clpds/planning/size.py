@@ -105,7 +105,7 @@ def _by_table(config: Config, family: Family) -> Size | None:
     }  # fmt: skip
     tied = bool(config.get("tie_word_embeddings", family.tied))
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, symbols in (dict(family.shapes) | ({} if tied else {family.head: "V h"})).items():
+    for name, symbols in (dict(family.shapes) | ({} if tied else dict(family.head))).items():
         shape = [known[symbol] for symbol in symbols.split()]
         dimensions = tuple(number for number in shape if number is not None)
         if len(dimensions) < len(shape):

@@ -140,7 +140,9 @@ def test_recomputing_activations_keeps_one_layer(seven: Size) -> None:
     kept = activations(seven, stage(), 1, 4096, 2)
     recomputed = activations(seven, stage(activation_checkpointing=True), 1, 4096, 2)
     inputs = 32 * 4096 * 4096 * 2
-    assert recomputed == pytest.approx(inputs + (kept - recomputed + inputs) / 31, rel=0.05)
+    layer = (kept - recomputed + inputs) / 31
+    last_norm = 4096 * 4096 * (4 + 2 + 2)  # float32 input, normalised, output
+    assert recomputed == inputs + layer + last_norm
 
 
 def test_the_choice_is_the_fewest_gpus_of_those_that_fit(seven: Size) -> None:
@@ -150,13 +152,13 @@ def test_the_choice_is_the_fewest_gpus_of_those_that_fit(seven: Size) -> None:
     found = options(work, configs, device, mfu=0.4)
     chosen = cheapest(found)
     assert chosen is not None
-    assert (chosen.zero.name, chosen.ranks) == ("zero3_bf16.json", 4)
-    assert chosen.memory.total <= device.room(4)
+    assert (chosen.zero.name, chosen.ranks) == ("zero3_bf16.json", 2)
+    assert chosen.memory.total <= device.room(2)
     assert any(one.fits and one.ranks == 1 for one in found)  # offload, which costs twice the hours
     most = largest_micro_batch(work, chosen, device)
-    at = memory(seven, chosen.zero, work.stage, length=4096, ranks=4, micro_batch=most)
-    beyond = memory(seven, chosen.zero, work.stage, length=4096, ranks=4, micro_batch=2 * most)
-    assert at.total <= device.room(4) < beyond.total
+    at = memory(seven, chosen.zero, work.stage, length=4096, ranks=2, micro_batch=most)
+    beyond = memory(seven, chosen.zero, work.stage, length=4096, ranks=2, micro_batch=2 * most)
+    assert at.total <= device.room(2) < beyond.total
 
 
 def test_hours_are_flops_over_the_peaks_share(seven: Size) -> None:
@@ -208,6 +210,6 @@ def test_the_constants() -> None:
         marketed = {"A40": 48, "L40S": 48, "H100": 80, "H100-PCIe": 80, "H200": 141, "GH200": 96, "B200": 192}
         marketed |= {"A100-40GB": 40, "A100-80GB": 80, "MI250X": 64, "MI300X": 192}
         assert 0.9 * marketed[name] < known.memory / 2**30 < marketed[name]
-    assert CONTEXT_GPU < min(known.memory for known in ACCELERATORS.values())
+    assert min(known.memory for known in ACCELERATORS.values()) > CONTEXT_GPU
     with pytest.raises(UserError, match="A100-80GB"):
         accelerator("A100")
