@@ -1,6 +1,7 @@
 """Bytes against what is counted elsewhere: autograd's own, DeepSpeed's estimators."""
 
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,11 +10,13 @@ import pytest
 import torch
 from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
 from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
+from torch.profiler import ProfilerActivity, profile
 
 from clpds.accelerators import ACCELERATORS, PEAK, accelerator, peak_flops
 from clpds.data.blocks import Batch
 from clpds.errors import UserError
 from clpds.models.packing import can_isolate, forward_packed
+from clpds.objectives.causal import nll_sum
 from clpds.planning.cost import Device, Work, cheapest, largest_micro_batch, options, world_sizes
 from clpds.planning.memory import CONTEXT_GPU, activations, memory
 from clpds.planning.size import Size, size_of
@@ -81,6 +84,20 @@ def test_activations_are_what_autograd_keeps(shape: str, dtype: torch.dtype, iso
     said = activations(size_of(as_written(model.config)), asked, 2, 128, dtype.itemsize)
     # OPT makes one mask for all layers, where others make one each; next to a hidden size of 64 that shows.
     assert said == pytest.approx(counted, rel=0.14 if shape == "opt" and isolate else 0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_are_what_the_loss_allocates(dtype: torch.dtype) -> None:
+    head = torch.nn.Linear(8, 4096, bias=False, dtype=dtype)
+    hidden, labels = torch.randn(2, 64, 8, dtype=dtype), torch.randint(0, 4096, (2, 64))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        nll_sum(head(hidden), labels).backward()
+    events = [one for one in recorded.profiler.kineto_results.events() if one.name() == "[memory]"]
+    live = accumulate(one.nbytes() for one in sorted(events, key=lambda one: one.start_ns()))
+    size = replace(size_of(SEVEN | {"vocab_size": 4096}), shapes={"small": (1,)})
+    config = replace(zero("zero3_bf16.json"), width=dtype.itemsize)
+    said = memory(size, config, stage(), length=64, ranks=1, micro_batch=2).logits
+    assert said == pytest.approx(max(live), rel=0.02)
 
 
 def test_zero3_states_against_deepspeeds_estimator(seven: Size) -> None:
