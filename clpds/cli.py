@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from pydantic import Field
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from clpds import __version__, recipe
 from clpds.errors import UserError
-from clpds.recipe import Count, MaybeCount, MaybeText, NotNegative
+from clpds.recipe import Count, MaybeCount, MaybePath, MaybeText, NotNegative
+
+Speed = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,30 @@ class Run:
     """Run this step only."""
     ranks: Count = 1
     """Processes for each training stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Before queueing: does a training stage fit, how long does it take, on how many GPUs."""
+
+    recipe: Annotated[Positional[Path], arg(metavar="RECIPE")]
+    """YAML file that names the steps."""
+    overrides: Annotated[Positional[tuple[str, ...]], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")] = ()
+    """step.section.key=value, for instance train.micro_batch=8."""
+    step: MaybeText = None
+    """Name of one training stage; all unless told."""
+    profile: MaybePath = None
+    """YAML file that describes the cluster, or the name of one of recipes/clusters/: the GPU and how many a node has."""
+    gpu: MaybeText = None
+    """A100-80GB, H100 and so on, or cpu; an unknown name lists the known ones."""
+    gpus_per_node: MaybeCount = None
+    """Beyond one node only whole nodes are considered."""
+    mfu: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """Share of the dense bf16 peak that the model's FLOPs reach; 0.4 is usual for ZeRO-3 at 1 to 10 billion."""
+    tokens_per_second: Annotated[float | None, Field(gt=0), arg(metavar="FLOAT", help_behavior_hint="(optional)")] = (
+        None
+    )
+    """Measured speed of one rank, to reckon hours from instead of MFU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +133,7 @@ VERBS: dict[str, tuple[type[Any], str]] = {
     "preflight": (Preflight, "clpds.preflight.entry:preflight"),
     "train": (TrainStep, "clpds.training.entry:train_step"),
     "run": (Run, "clpds.walk:run_recipe"),
+    "plan": (Plan, "clpds.planning.plan:plan"),
     "submit": (Submit, "launcher.submit:submit"),
     "status": (Status, "launcher.status:status"),
     "supervise": (Supervise, "launcher.supervise:supervise"),

@@ -46,6 +46,11 @@ class Jobs(_Checked):
     sbatch: tuple[Line, ...] = ()
     """Further options of sbatch, for instance --exclusive."""
 
+    @property
+    def ranks_per_node(self) -> int:
+        """Tasks of a training job on a node."""
+        return self.tasks_per_node or self.gpus_per_node or 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Profile(_Checked):
@@ -93,6 +98,11 @@ def load_profile(path: Path) -> Profile:
     return profile
 
 
-def working_folder(profile: Profile) -> Path:
-    """Where jobs run: the profile's scratch folder, or here."""
-    return Path(os.path.expandvars(profile.scratch)).expanduser() if profile.scratch else Path.cwd()
+def working_folder(profile: Profile, path: Path) -> Path:
+    """Where jobs run: the scratch folder of the profile read from ``path``, or here. UserError where it is none."""
+    if profile.scratch is None:
+        return Path.cwd()
+    folder = Path(os.path.expandvars(profile.scratch)).expanduser().absolute()
+    if not folder.is_dir():
+        raise UserError(f"{path}: scratch is {folder}, which is no folder; make it first")
+    return folder

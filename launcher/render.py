@@ -7,7 +7,7 @@ from jinja2 import Environment, StrictUndefined
 
 from clpds.resources import find
 from launcher.chain import Job
-from launcher.profile import Jobs, Profile
+from launcher.profile import Profile
 
 
 def render(job: Job, profile: Profile, *, recipe: Path, script: Path, folder: Path) -> str:
@@ -34,7 +34,7 @@ def _options(job: Job, profile: Profile, title: str, script: Path, folder: Path)
         "partition": asked.partition,
         "qos": asked.qos,
         "nodes": asked.nodes if job.run else 1,
-        "ntasks-per-node": ranks_per_node(asked) if job.run else 1,
+        "ntasks-per-node": asked.ranks_per_node if job.run else 1,
         "gpus-per-node": None if asked.gres else asked.gpus_per_node or None,
         "gres": asked.gres,
         "cpus-per-task": asked.cpus_per_task,
@@ -48,11 +48,6 @@ def _options(job: Job, profile: Profile, title: str, script: Path, folder: Path)
     }
     options = [f"--{name}={shlex.quote(str(value))}" for name, value in values.items() if value is not None]
     return [*options, "--requeue", *asked.sbatch]
-
-
-def ranks_per_node(jobs: Jobs) -> int:
-    """Tasks of a training job on a node."""
-    return jobs.tasks_per_node or jobs.gpus_per_node or 1
 
 
 def _interface(profile: Profile) -> dict[str, str]:

@@ -37,9 +37,7 @@ def submit(options: Submit) -> None:
     recipe = load_recipe(options.recipe, options.overrides)
     _check_names(recipe)
     text = recipe.path.read_text(encoding="utf-8")
-    folder = working_folder(profile).absolute()
-    if not folder.is_dir():
-        raise UserError(f"{options.profile}: scratch is {folder}, which is no folder; make it first")
+    folder = working_folder(profile, options.profile)
     os.chdir(folder)
     scripts = _new_folder(recipe)
     snapshot = scripts / recipe.path.name

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from clpds.accelerators import peak_flops
 from clpds.data.blocks import Batch
 from clpds.errors import UserError
 from clpds.models.packing import can_isolate, forward_packed
@@ -17,7 +18,7 @@ from clpds.recipe import Train
 from clpds.run_folder import asked_to_stop, read_trainer
 from clpds.training import saving
 from clpds.training.engine import build_engine, build_model, deepspeed_config, freeze, parameter_count
-from clpds.training.flops import flops_per_token, peak_flops
+from clpds.training.flops import flops_per_token
 from clpds.training.group import agree, first_rank, on_first_rank, total
 from clpds.training.metrics import Metrics, memory_peak
 from clpds.training.saving import Position

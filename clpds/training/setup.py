@@ -20,11 +20,10 @@ from clpds.output import check_disk, new_folder, write_text
 from clpds.recipe import Train
 from clpds.resources import find
 from clpds.run_folder import write_state
+from clpds.training import BYTES_PER_PARAMETER
 from clpds.training.group import agree, on_first_rank
 from clpds.vocabulary.roles import special_ids
 from clpds.vocabulary.tokenizer import load_tokenizer, require_same, rows_needed
-
-BYTES_PER_PARAMETER = 14  # of a training checkpoint: float32 master, two moments, bf16 weights
 
 
 @dataclass(frozen=True)

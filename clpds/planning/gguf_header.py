@@ -1,0 +1,93 @@
+"""The header of a GGUF file as a config.
+
+The ``gguf`` package reads the header too, but makes an object of each token and each merge, two
+seconds for 49,152 of them, where a login node should answer at once.
+Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from clpds.errors import UserError
+
+_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+_LONGEST = 2**24  # bytes of one text: more is no GGUF file
+
+
+def gguf_config(file: Path) -> dict[str, Any]:
+    """What config.json would say of the model; UserError for a damaged file or an architecture not known here."""
+    try:
+        with file.open("rb") as source:
+            fields, tensors = _read(source)
+        family = fields["general.architecture"]
+        if family not in _FAMILIES:
+            known = ", ".join(_FAMILIES)
+            raise UserError(
+                f"{file} is of architecture '{family}', plan reads {known}; convert it first (clpds convert)"
+            )
+        return {
+            "model_type": _FAMILIES[family],
+            "vocab_size": fields["tokenizer.ggml.tokens"],
+            "hidden_size": fields[f"{family}.embedding_length"],
+            "num_hidden_layers": fields[f"{family}.block_count"],
+            "num_attention_heads": fields[f"{family}.attention.head_count"],
+            "num_key_value_heads": fields[f"{family}.attention.head_count_kv"],
+            "head_dim": fields.get(f"{family}.attention.key_length"),
+            "intermediate_size": fields[f"{family}.feed_forward_length"],
+            "max_position_embeddings": fields[f"{family}.context_length"],
+            "hidden_act": "silu",
+            "tie_word_embeddings": "output.weight" not in tensors,
+            "dtype": "float32",
+        }
+    except (OSError, struct.error, ValueError, KeyError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is no whole GGUF file ({' '.join(str(error).split())}); fetch it again") from error
+
+
+def _read(source: BinaryIO) -> tuple[dict[str, Any], set[str]]:
+    """Fields, arrays by their length only, and the names of the tensors."""
+    magic, version, tensors, fields = struct.unpack("<4sIQQ", source.read(24))
+    if magic != b"GGUF" or version not in (2, 3):
+        raise ValueError("its first bytes are not those of GGUF 2 or 3")
+    values = {}
+    for _ in range(fields):
+        name = _text(source)
+        values[name] = _value(source, _number(source, "I"))
+    names = set()
+    for _ in range(tensors):
+        names.add(_text(source))
+        dimensions = _number(source, "I")
+        source.seek(8 * dimensions + 4 + 8, 1)  # sizes, type, offset
+    return values, names
+
+
+def _value(source: BinaryIO, kind: int) -> Any:
+    if kind == _STRING:
+        return _text(source)
+    if kind != _ARRAY:
+        return _number(source, _NUMBERS[kind])
+    inner, length = struct.unpack("<IQ", source.read(12))
+    if inner in _NUMBERS:
+        source.seek(length * struct.calcsize(_NUMBERS[inner]), 1)
+    elif inner == _STRING:
+        for _ in range(length):  # passed over, not made: there are a hundred thousand tokens and merges
+            source.seek(_number(source, "Q"), 1)
+    else:
+        raise ValueError(f"an array of kind {inner}")
+    return length
+
+
+def _number(source: BinaryIO, form: str) -> Any:
+    return struct.unpack(f"<{form}", source.read(struct.calcsize(f"<{form}")))[0]
+
+
+def _text(source: BinaryIO) -> str:
+    length = _number(source, "Q")
+    if length > _LONGEST:
+        raise ValueError(f"a text of {length} bytes")
+    raw = source.read(length)
+    if len(raw) < length:
+        raise ValueError("it ends too early")
+    return raw.decode("utf-8")

@@ -1,0 +1,157 @@
+"""How large a model is, from its config alone."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from clpds.errors import UserError
+from clpds.planning.families import FAMILIES, Family, Norm
+
+Config = Mapping[str, Any]
+"""The contents of a config.json."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """What memory and time depend on."""
+
+    kind: str
+    """``model_type``."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Every parameter once; a tied output matrix is not among them."""
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    groups: int
+    """Key-value heads."""
+    head_size: int
+    feed_forward: int
+    tied: bool
+    norm: Norm
+    gated: bool
+    activation: str
+    """The config's name of the feed-forward layer's function."""
+    dtype: str
+    """Of the weights on disk."""
+    exact: bool
+    """Counted on the meta device, which took seconds, and not from the table."""
+
+    @property
+    def parameters(self) -> int:
+        return sum(map(math.prod, self.shapes.values()))
+
+    @property
+    def multiplied(self) -> int:
+        """Parameters without the input embedding, unless that is the output matrix too."""
+        return self.parameters - (0 if self.tied else self.vocabulary * self.hidden)
+
+    @property
+    def largest(self) -> int:
+        """Elements of the largest tensor."""
+        return max(map(math.prod, self.shapes.values()))
+
+    def trained(self, patterns: tuple[str, ...]) -> int:
+        """Parameters whose name matches one of the shell patterns; UserError for one that matches none."""
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in self.shapes):
+                raise UserError(
+                    f"trainable: no parameter matches '{pattern}'; names look like {next(iter(self.shapes))}"
+                )
+        matching = (name for name in self.shapes if any(fnmatchcase(name, pattern) for pattern in patterns))
+        return sum(math.prod(self.shapes[name]) for name in matching)
+
+    def up_to(self, elements: int) -> int:
+        """Parameters in tensors of at most so many elements."""
+        return sum(count for count in map(math.prod, self.shapes.values()) if count <= elements)
+
+
+def size_of(config: Config) -> Size:
+    """By the table where the family is in it, else counted on the meta device; UserError where neither can."""
+    family = FAMILIES.get(str(config.get("model_type")))
+    size = _by_table(config, family) if family else None
+    return size or _counted(config)
+
+
+def _by_table(config: Config, family: Family) -> Size | None:
+    """None where a field is missing or a setting changes shapes."""
+    if config.get("architectures") and config["architectures"][0] != family.model_class:
+        return None
+    if any(config.get(key, value) != value for key, value in family.plain.items()):
+        return None
+
+    def read(name: str, otherwise: int | None = None) -> int | None:
+        value = config.get(family.names.get(name, name), config.get(name))
+        return otherwise if value is None else value
+
+    vocabulary, hidden = read("vocab_size"), read("hidden_size")
+    layers, heads = read("num_hidden_layers"), read("num_attention_heads")
+    if vocabulary is None or hidden is None or layers is None or heads is None:
+        return None
+    if config.get("word_embed_proj_dim", hidden) != hidden:
+        return None
+    # Classes differ in what they take for a missing number: only what all of the family share is filled in.
+    head_size = read("head_dim", hidden // heads if config["model_type"] in ("llama", "mistral", "qwen2") else None)
+    groups = read("num_key_value_heads", heads if config["model_type"] == "llama" else None)
+    feed_forward = read("intermediate_size", 4 * hidden if config["model_type"] in ("gpt2", "bloom") else None)
+    positions, token_types = read("max_position_embeddings"), read("type_vocab_size")
+    known = {
+        "V": vocabulary, "h": hidden, "3h": 3 * hidden, "f": feed_forward, "P": positions,
+        "P+2": None if positions is None else positions + 2, "t": token_types, "d": head_size,
+        "q": None if head_size is None else heads * head_size,
+        "k": None if head_size is None or groups is None else groups * head_size,
+    }  # fmt: skip
+    tied = bool(config.get("tie_word_embeddings", family.tied))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, symbols in (dict(family.shapes) | ({} if tied else dict(family.head))).items():
+        shape = [known[symbol] for symbol in symbols.split()]
+        dimensions = tuple(number for number in shape if number is not None)
+        if len(dimensions) < len(shape):
+            return None
+        for layer in range(layers) if "*" in name else [0]:
+            shapes[name.replace("*", str(layer))] = dimensions
+    return Size(
+        kind=str(config["model_type"]), shapes=shapes, vocabulary=vocabulary, hidden=hidden, layers=layers, heads=heads,
+        groups=groups or heads, head_size=head_size or hidden // heads, feed_forward=feed_forward or 4 * hidden,
+        tied=tied, norm=family.norm, gated=family.gated,
+        activation=str(config.get("activation_function", config.get("hidden_act"))),
+        dtype=_dtype(config), exact=False,
+    )  # fmt: skip
+
+
+def _counted(config: Config) -> Size:
+    """The model class on the meta device: exact for all that transformers knows, and seconds of imports."""
+    from transformers import AutoConfig
+
+    from clpds.checkpoint.anatomy import anatomy
+
+    try:
+        full = AutoConfig.for_model(**config)
+        found = anatomy(full)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a model class makes of values that do not fit together
+        kind = config.get("model_type", "no model_type")
+        raise UserError(
+            f"config of {kind}: transformers builds no model of it: {' '.join(str(error).split())}"
+        ) from error
+    text = full.get_text_config()
+    heads = text.num_attention_heads
+    shapes = {name: shape for name, shape in found.shapes.items() if name in found.parameters}
+    return Size(
+        kind=full.model_type, shapes=shapes, vocabulary=text.vocab_size, hidden=text.hidden_size,
+        layers=text.num_hidden_layers, heads=heads,
+        groups=getattr(text, "num_key_value_heads", None) or heads,
+        head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        feed_forward=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        tied=found.output_embedding is None, norm="rms" if hasattr(text, "rms_norm_eps") else "layer",
+        gated=any("gate_proj" in name for name in shapes),
+        activation=str(getattr(text, "activation_function", getattr(text, "hidden_act", None))),
+        dtype=_dtype(config), exact=True,
+    )  # fmt: skip
+
+
+def _dtype(config: Config) -> str:
+    return str(config.get("dtype", config.get("torch_dtype")) or "float32").removeprefix("torch.")

@@ -1,0 +1,88 @@
+"""What of a DeepSpeed JSON decides memory."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from clpds.errors import UserError
+
+Device = Literal["none", "cpu", "nvme"]
+_BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Zero:
+    """One file of ds_configs/, or a user's own. Sizes in elements, widths in bytes an element."""
+
+    name: str
+    stage: int
+    width: int
+    """Of parameters and activations."""
+    sums: int
+    """Of accumulated gradients."""
+    wire: int
+    """Of gradients on their way between ranks."""
+    parameters: Device
+    """Where parameters rest between uses."""
+    optimizer: Device
+    """Where masters, moments and accumulated gradients rest."""
+    buffers: int
+    """Buffers a rank swaps optimizer states of a sub-group through (NVMe)."""
+    reduce_bucket: int
+    gather_bucket: int
+    prefetch: int
+    persistent: int
+    sub_group: int
+    overlap: bool
+
+    @property
+    def offload(self) -> Device:
+        """The slowest device in use."""
+        order: tuple[Device, ...] = ("none", "cpu", "nvme")
+        return max(self.parameters, self.optimizer, key=order.index)
+
+
+def read_zero(file: Path) -> Zero:
+    """Defaults are those of deepspeed/runtime/zero/config.py 0.19.8; UserError for what is no ZeRO configuration."""
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is not valid JSON: {' '.join(str(error).split())}") from error
+    zero = document.get("zero_optimization") if isinstance(document, dict) else None
+    if not isinstance(zero, dict) or zero.get("stage") not in (1, 2, 3):
+        raise UserError(f"{file}: zero_optimization.stage is {zero and zero.get('stage')}; give 1, 2 or 3")
+    half = any(document.get(kind, {}).get("enabled") is True for kind in ("bf16", "fp16"))
+    width = 2 if half else 4
+
+    def number(key: str, default: float) -> int:
+        value = zero.get(key, default)
+        try:
+            return int(float(value))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{file}: zero_optimization.{key} is {value!r}; give a number") from error
+
+    def type_width(value: Any) -> int:
+        if value is None:
+            return width
+        if value not in _BYTES:
+            raise UserError(f"{file}: {value!r} is no data type that plan knows; known: {', '.join(_BYTES)}")
+        return _BYTES[value]
+
+    moved = zero.get("offload_optimizer") or {}
+    return Zero(
+        name=file.name,
+        stage=zero["stage"],
+        width=width,
+        sums=type_width((document.get("data_types") or {}).get("grad_accum_dtype")),
+        wire=type_width(document.get("communication_data_type")),
+        parameters=(zero.get("offload_param") or {}).get("device", "none"),
+        optimizer=moved.get("device", "none"),
+        buffers=int(moved.get("buffer_count", 4)),
+        reduce_bucket=number("reduce_bucket_size", 5e8),
+        gather_bucket=number("allgather_bucket_size", 5e8),
+        prefetch=number("stage3_prefetch_bucket_size", 5e7),
+        persistent=number("stage3_param_persistence_threshold", 1e5),
+        sub_group=number("sub_group_size", 1e9),
+        overlap=bool(zero.get("overlap_comm", zero["stage"] == 3)),
+    )

@@ -1,0 +1,84 @@
+"""The table of families says what the model classes say, name by name."""
+
+import json
+from typing import Any
+
+import pytest
+import transformers
+
+from clpds.checkpoint.anatomy import anatomy
+from clpds.errors import UserError
+from clpds.planning.families import FAMILIES
+from clpds.planning.size import size_of
+from tests.tiny import GQA, SHAPES
+
+MORE: dict[str, tuple[str, dict[str, Any]]] = {
+    "mistral": ("MistralForCausalLM", GQA),
+    "qwen3": ("Qwen3ForCausalLM", {**GQA, "head_dim": 16}),
+}
+
+
+def config_of(shape: str, **changes: Any) -> Any:
+    class_name, arguments = (SHAPES | MORE)[shape]
+    config = getattr(transformers, class_name).config_class(**arguments | {"vocab_size": 600} | changes)
+    config.architectures = [class_name]
+    return config
+
+
+def as_written(config: Any) -> dict[str, Any]:
+    return json.loads(config.to_json_string())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("shape", sorted(SHAPES | MORE))
+def test_every_parameter_is_that_of_the_model_class(shape: str, tied: bool) -> None:
+    config = config_of(shape, tie_word_embeddings=tied)
+    size = size_of(as_written(config))
+    found = anatomy(config)
+    wanted = {name: tensor for name, tensor in found.shapes.items() if name in found.parameters}
+    assert not size.exact
+    assert dict(size.shapes) == wanted
+    assert size.tied == tied
+    assert size.parameters == found.model.num_parameters()
+
+
+def test_the_table_is_tested_whole() -> None:
+    assert set(FAMILIES) == set(SHAPES | MORE)
+
+
+def test_heads_of_another_size_and_as_many_key_value_heads() -> None:
+    config = config_of("llama", head_dim=24, num_key_value_heads=4)
+    assert size_of(as_written(config)).parameters == anatomy(config).model.num_parameters()
+
+
+@pytest.mark.parametrize("change", [{"attention_bias": True}, {"mlp_bias": True}])
+def test_a_setting_that_the_table_does_not_know_is_counted(change: dict[str, bool]) -> None:
+    config = config_of("llama", **change)
+    size = size_of(as_written(config))
+    assert size.exact
+    assert size.parameters == anatomy(config).model.num_parameters()
+
+
+def test_another_family_and_a_missing_field_are_counted() -> None:
+    phi = transformers.PhiConfig(vocab_size=600, **{**GQA, "num_key_value_heads": 4})
+    assert size_of(as_written(phi)).parameters == anatomy(phi).model.num_parameters()
+    short = as_written(config_of("llama"))
+    del short["intermediate_size"]
+    full = transformers.LlamaConfig(**short)
+    size = size_of(short)
+    assert size.exact
+    assert size.parameters == anatomy(full).model.num_parameters()
+
+
+def test_what_is_no_model_is_one_line() -> None:
+    with pytest.raises(UserError, match="t5"):
+        size_of({"model_type": "t5"})
+    with pytest.raises(UserError, match="no model_type"):
+        size_of({"vocab_size": 5})
+
+
+def test_trained_parameters_by_name() -> None:
+    size = size_of(as_written(config_of("gpt2")))
+    assert size.trained(("*wte*",)) == 600 * 32
+    with pytest.raises(UserError, match="lm_head"):
+        size.trained(("lm_head*",))
