@@ -66,7 +66,7 @@ class Plan:
     step: MaybeText = None
     """Name of one training stage; all unless told."""
     profile: MaybePath = None
-    """YAML file that describes the cluster, or the name of one of recipes/clusters/: the GPU and how many a node has."""
+    """YAML file that describes the cluster, or the name of one of recipes/clusters/; names the GPU."""
     gpu: MaybeText = None
     """A100-80GB, H100 and so on, or cpu; an unknown name lists the known ones."""
     gpus_per_node: MaybeCount = None

@@ -190,7 +190,7 @@ def test_tasks_that_mpi_knows_nothing_of_are_refused(monkeypatch: pytest.MonkeyP
 
 
 def test_a_plain_command_does_not_start_mpi() -> None:
-    code = "import sys\nfrom clpds.sharing import shared\nwith shared() as world: print(world.size, 'mpi4py' in sys.modules)"
+    code = "import sys, clpds.sharing as sharing\nwith sharing.shared() as world: print(world.size, 'mpi4py' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=bare())
     assert done.stdout == "1 False\n"
 

@@ -154,9 +154,9 @@ def _table(work: Work, configs: Sequence[Zero], found: Sequence[Option], device:
     """A row for each number of ranks, a column for each config: GB a rank, and hours where it fits."""
     unit = "rank" if device.is_cpu else "GPU"
     table = Table(box=box.SIMPLE_HEAD, title=f"GB per {unit}, and hours where it fits", title_justify="left")
-    table.add_column("ranks" if device.is_cpu else "GPUs", justify="right")
+    table.add_column("ranks" if device.is_cpu else "GPUs", justify="right", min_width=5)
     if device.per_node:
-        table.add_column("nodes", justify="right")
+        table.add_column("nodes", justify="right", min_width=5)
     own = find("ds_configs", work.stage.deepspeed).name
     for zero in configs:
         label = zero.name.removesuffix(".json").replace("_offload", "\n_offload")
