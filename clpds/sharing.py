@@ -131,13 +131,10 @@ def see(paths: Iterable[Path]) -> None:
 
 def share_out(sizes: Mapping[str, int], ranks: int, first: Collection[str] = ()) -> dict[str, int]:
     """A rank for each key, in runs of neighbours with about the same size in all; those of ``first`` get rank 0."""
-    rest = {key: size for key, size in sizes.items() if key not in first}
-    fixed, total = sum(sizes[key] for key in first), sum(sizes.values())
-    full = ranks > 1 and fixed * ranks >= total  # rank 0 has enough already
-    quota = sum(rest.values()) / (ranks - 1) if full else total / ranks
     owners = dict.fromkeys(first, 0)
-    before = quota if full else fixed
-    for key, size in rest.items():
-        owners[key] = min(int((before + size / 2) / quota), ranks - 1) if quota else 0
-        before += size
+    before, fair = sum(sizes[key] for key in first), sum(sizes.values()) / ranks
+    for key, size in sizes.items():
+        if key not in owners:
+            owners[key] = min(int(before / fair), ranks - 1) if fair else 0
+            before += size
     return owners
