@@ -67,6 +67,7 @@ class Cluster:
             _variables(pid).get("SLURM_JOB_ID") == job for pid in _processes(self)
         ):
             time.sleep(0.1)
+        time.sleep(2)  # a start in the second of the requeue is refused: "Job credential revoked"
         self.command("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def ranks(self, job: str) -> list[int]:
