@@ -8,7 +8,7 @@ from pathlib import Path
 from clpds.recipe import Saving, Train
 from clpds.run_folder import STOP, read_state, saved_step
 from tests.cluster.cluster import NODES, Cluster
-from tests.cluster.submitting import come_back, finish, start_training
+from tests.cluster.submitting import come_back, finish, start_training, submit, write_recipe
 from tests.training.stages import read_metrics
 
 
@@ -76,3 +76,27 @@ def test_a_job_goes_back_into_the_queue_so_often_and_not_more(cluster: Cluster, 
     assert cluster.wait(job) == "FAILED", cluster.log(job)
     assert "not requeued, for the job has been 0 times" in cluster.log(job)
     assert saved_step(disturbed.out) == len(read_metrics(disturbed.out))
+
+
+def test_a_node_that_fails_the_preflight_is_named_and_left_out(cluster: Cluster, task: Train, home: Path) -> None:
+    other = home / "other" / "transformers-0.0.dist-info"  # what is installed on the second node, as it seems there
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 0.0\n")
+    there = home / "there.sh"
+    there.write_text(
+        f'#!/bin/sh\n[ "$SLURMD_NODENAME" != {NODES[1]} ] || export PYTHONPATH={other.parent}:$PYTHONPATH\nexec "$@"\n'
+    )
+    there.chmod(0o755)
+    write_recipe(
+        home,
+        {"container": str(there), "preflight": True, "exclude_bad_nodes": True},
+        train=replace(task, out=home / "run"),
+    )
+    job = submit(cluster, home)["train"]
+    assert cluster.wait(job) == "FAILED", cluster.log(job)
+    assert f"{NODES[1]} has transformers 0.0, the others" in cluster.log(job)
+    # There is no third node to go to.
+    assert f"job {job} needs 2 nodes, and without {NODES[1]} partition all has 1: not requeued" in cluster.log(job)
+    state = read_state(home / "run")
+    assert state is not None
+    assert state.reason == f"preflight: {NODES[1]}"
