@@ -5,9 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[float], None]]:
@@ -16,13 +13,16 @@ def progress(what: str, total: int) -> Iterator[Callable[[float], None]]:
     On a terminal a bar is drawn on stderr; elsewhere one line is written there when the work took
     over three seconds, so that a batch log stays readable.
     """
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         start = time.monotonic()
         yield lambda n: None
         if (seconds := time.monotonic() - start) > 3:
             sys.stderr.write(f"{what}: {seconds:.0f} s\n")
         return
+    from rich.console import Console  # a login node's commands import this file and draw no bar
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=total)

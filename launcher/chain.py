@@ -46,14 +46,12 @@ def jobs_of(recipe: Recipe, profile: Profile, overrides: Sequence[str], file: Pa
 
 def reads(step: Step, earlier: Step) -> bool:
     """Whether a path of ``step`` is the output of ``earlier``, in it, or holds it."""
-    made = getattr(earlier, "out", None)
+    made: Path | None = getattr(earlier, "out", None)
     if made is None:
         return False
-    return any(_inside(path, made) or _inside(made, path) for path in paths(step) if path != getattr(step, "out", None))
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
+    made, out = made.resolve(), getattr(step, "out", None)
+    inputs = [path.resolve() for path in paths(step) if path != out]
+    return any(path.is_relative_to(made) or made.is_relative_to(path) for path in inputs)
 
 
 def _jobs(name: str, step: Step, profile: Profile, words: list[str], after: tuple[str, ...]) -> Iterator[Job]:

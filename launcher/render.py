@@ -1,9 +1,10 @@
 """A job as the text of a batch script, by the template slurm/job.sbatch.jinja."""
 
 import shlex
+from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from clpds.resources import find
 from launcher.chain import Job
@@ -12,10 +13,7 @@ from launcher.profile import Profile
 
 def render(job: Job, profile: Profile, *, recipe: Path, script: Path, folder: Path) -> str:
     """The script of ``job``, to be written to ``script``; the job runs in ``folder`` and logs beside its script."""
-    template = find("slurm", Path("job.sbatch.jinja"))
-    jinja = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    jinja.filters["quoted"] = shlex.quote
-    return jinja.from_string(template.read_text(encoding="utf-8")).render(
+    return _template().render(
         job=job,
         recipe=recipe,
         script=script,
@@ -23,6 +21,14 @@ def render(job: Job, profile: Profile, *, recipe: Path, script: Path, folder: Pa
         setup=profile.setup.strip(),
         environment=_interface(profile) | profile.environment,
     )
+
+
+@cache
+def _template() -> Template:
+    file = find("slurm", Path("job.sbatch.jinja"))
+    jinja = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    jinja.filters["quoted"] = shlex.quote
+    return jinja.from_string(file.read_text(encoding="utf-8"))
 
 
 def _options(job: Job, profile: Profile, title: str, script: Path, folder: Path) -> list[str]:

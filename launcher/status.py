@@ -87,10 +87,10 @@ def _jobs(owner: dict[str, Any]) -> Iterator[tuple[str, str]]:
         jobs = json.loads(file.read_text(encoding="utf-8"))
     for name, job in jobs.items():
         try:
-            said = job_state(job) or "ended, no longer known to the queue"
+            yield f"job {job}", f"{name}: {job_state(job) or 'ended, no longer known to the queue'}"
         except UserError as error:
-            said = str(error)
-        yield f"job {job}", f"{name}: {said}"
+            yield "jobs", f"unknown: {error}"
+            return
 
 
 def _steps(run: Path) -> int | None:

@@ -11,9 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from rich.console import Console
-from rich.table import Table
-
 from clpds.cli import Submit
 from clpds.errors import UserError
 from clpds.output import made_folder
@@ -114,6 +111,9 @@ def _show_dry(job: Job, script: Path, text: str) -> None:
 
 
 def _show(jobs: list[Job], ids: dict[str, str], scripts: Path) -> None:
+    from rich.console import Console  # a dry run does without
+    from rich.table import Table
+
     table = Table("job", "step", "after", box=None)
     for job in jobs:
         many = f" x {job.array}" if job.array else ""

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -84,9 +85,14 @@ def read_yaml(path: Path) -> Any:
 def checked(kind: type[Any], values: Mapping[str, Any], name: str = "") -> Any:
     """``kind(**values)`` with every type and range checked; ``name`` is the step's in a UserError."""
     try:
-        return TypeAdapter(kind).validate_python(dict(values))
+        return _adapter(kind).validate_python(dict(values))  # type: ignore[arg-type]
     except ValidationError as error:
         raise UserError(_first(error, name, kind)) from error
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)  # ten milliseconds or so each
 
 
 class _Loader(yaml.SafeLoader):

@@ -80,7 +80,7 @@ def test_what_cannot_be_known_is_said_in_one_line(project: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert "step train: source is not there" in done.stderr
-    assert "--gpu; known: A40" in run_plan("recipe.yaml").stderr
+    assert "name the device with --gpu, or `gpu` in the profile; known: A40" in run_plan("recipe.yaml").stderr
     assert "gpu 'H1000' is not known" in run_plan("recipe.yaml", "--gpu", "H1000").stderr
     assert "has no train step 'data'" in run_plan("recipe.yaml", "--step", "data", "--gpu", "H100").stderr
 
