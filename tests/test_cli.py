@@ -93,6 +93,7 @@ def test_wrong_options_exit_2(arguments: list[str], monkeypatch: pytest.MonkeyPa
         ),
         (["data", "--tokenizer", "t", "--out", "o", "--sequence-length", "9", "--input"], "'input': Tuple should have"),
         (["run", "no.yaml", "--ranks", "0"], "'ranks': Input should be greater than 0 (got 0)"),
+        (["init", "--source", "m", "--out", "o"], "error: method clp needs helper"),
         (["run", "no.yaml"], "no.yaml does not exist"),
         (["convert", "no/such/model", "out"], "no/such/model"),
     ],

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clpds.errors import UserError
-from clpds.recipe import VERBS, Corpus, Init, Optimizer, Step, Train, load_recipe, verb_of
+from clpds.recipe import VERBS, Corpus, Init, InitMethod, Optimizer, Step, Train, load_recipe, verb_of
+from clpds.recipe.steps import USED_BY
 
 TRAIN = """steps:
   de:
@@ -48,6 +49,20 @@ sizes = st.builds(lambda micro, times: {"micro_batch": micro, "global_batch": mi
 
 amounts = st.floats(0, 1e9)
 optional = st.none() | numbers
+INIT = {
+    "helper": paths,
+    "neighbours": numbers,
+    "temperature": st.floats(1e-9, 10),
+    "ridge": amounts,
+    "center": st.booleans(),
+}
+
+
+def init_by(method: str) -> st.SearchStrategy[Init]:
+    options = {name: values for name, values in INIT.items() if method in USED_BY.get(name, (method,))}
+    return st.builds(Init, method=st.just(method), pad_to=numbers, **options)
+
+
 BUILD: dict[str, st.SearchStrategy[Any]] = {
     "tokenizer": st.builds(VERBS["tokenizer"], input=st.lists(paths, min_size=1).map(tuple), vocab_size=numbers),
     "data": st.builds(
@@ -57,9 +72,7 @@ BUILD: dict[str, st.SearchStrategy[Any]] = {
         workers=optional,
         validation_fraction=amounts,
     ),
-    "init": st.builds(
-        VERBS["init"], neighbours=numbers, pad_to=numbers, temperature=st.floats(1e-9, 10), ridge=amounts
-    ),
+    "init": st.sampled_from(get_args(InitMethod)).flatmap(init_by),
     "convert": st.builds(VERBS["convert"]),
     "eval": st.builds(VERBS["eval"], blocks=optional, sequence_length=optional, micro_batch=numbers),
     "report": st.builds(VERBS["report"], evals=st.dictionaries(words, paths, min_size=1)),
@@ -136,6 +149,11 @@ def test_numbers_as_people_write_them(tmp_path: Path) -> None:
         ("  en: {verb: tokenizer, input: [], out: o}", "'en.input': Tuple should have at least 1 item"),
         ("  on: {verb: convert, model: m, out: o}", "the step name True is no text to YAML; put it in quotes"),
         ("  de: {verb: convert, model: m, out: o}", "line 10, column 3: key 'de' is given twice"),
+        ("  en: {verb: init, source: m, out: o}", "'en': method clp needs helper"),
+        (
+            "  en: {verb: init, method: mean, source: m, tokenizer: t, out: o, ridge: 2}",
+            "'en': method mean does not use ridge, which is for clp",
+        ),
         ("stesp: 3", "unknown key 'stesp'; did you mean 'steps'?"),
     ],
 )
@@ -239,5 +257,5 @@ def test_the_one_step_of_a_verb(tmp_path: Path) -> None:
 
 
 def test_defaults_are_those_of_the_dataclass(tmp_path: Path) -> None:
-    steps = load(tmp_path, "steps: {a: {verb: init, source: s, out: o}}")
-    assert steps == {"a": Init(source=Path("s"), out=Path("o"))}
+    steps = load(tmp_path, "steps: {a: {verb: init, source: s, helper: h, out: o}}")
+    assert steps == {"a": Init(source=Path("s"), helper=Path("h"), out=Path("o"))}

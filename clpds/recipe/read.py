@@ -154,7 +154,8 @@ def _first(error: ValidationError, name: str, kind: type[Any]) -> str:
     if problem["type"] == "missing":
         return f"key '{where}' is missing"
     if problem["type"] == "value_error":
-        return f"'{where}': {problem['msg'].removeprefix('Value error, ')}"
+        said = problem["msg"].removeprefix("Value error, ")
+        return f"'{where}': {said}" if where else said  # of the options together, on the command line
     return f"'{where}': {problem['msg']} (got {problem['input']!r})"
 
 

@@ -3,16 +3,26 @@
 This module is pure data and imports nothing heavy: a login node reads a recipe at once.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from tyro.conf import Positional, arg
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 InitMethod = Literal["clp", "random", "mean", "subpieces"]
 Weighting = Literal["published", "nearest", "ridge", "clipped", "auto"]
+# What a method cannot do without, beside the source and the target tokenizer.
+NEEDS: dict[InitMethod, tuple[str, ...]] = {"clp": ("helper",)}
+# Options of Init that some methods use and others would ignore.
+USED_BY: dict[str, tuple[InitMethod, ...]] = {
+    "weighting": ("clp",),
+    "neighbours": ("clp",),
+    "temperature": ("clp",),
+    "ridge": ("clp",),
+    "center": ("clp",),
+}
 
 
 def _no_switch(value: Any) -> Any:
@@ -118,6 +128,18 @@ class Init(_Checked):
     """For whatever is drawn at random."""
     overwrite: bool = False
     """Replace the output folder if it exists."""
+
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> Self:
+        """What the method needs is there, and every option that differs from its default is used."""
+        for option in NEEDS.get(self.method, ()):
+            if not getattr(self, option):
+                raise ValueError(f"method {self.method} needs {option}")
+        default = {option.name: option.default for option in fields(self)}
+        for option, methods in USED_BY.items():
+            if self.method not in methods and getattr(self, option) != default[option]:
+                raise ValueError(f"method {self.method} does not use {option}, which is for {', '.join(methods)}")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,17 +61,9 @@ def show_written(out: Path, result: Checkpoint) -> None:
     _line(f"wrote {out}: {result.config.get_text_config().vocab_size:,} rows, {human_bytes(size)}")
 
 
-def card(step: Init, shared: Overlap, result: Checkpoint, choice: Choice | None) -> str:
-    """README.md of the new model: front matter that the Hub reads, what was done, how to go on."""
+def card(step: Init, shared: Overlap, result: Checkpoint, how: str) -> str:
+    """README.md of the new model: front matter that the Hub reads, what was done (``how`` the rows), how to go on."""
     base, target = _name(step.source), _name(step.helper or step.tokenizer)
-    how = {
-        "clp": "CLP-Transfer (Ostendorff & Rehm 2023, arXiv 2301.09626)",
-        "random": "random, with the source's mean and deviation per dimension; nothing is copied",
-        "mean": "shared ones copied, new ones the mean of the source's rows",
-        "subpieces": "shared ones copied, new ones the mean of their own text's rows under the source's tokenizer",
-    }[step.method]
-    if choice:
-        how += f", helper `{target}`,\n`{choice.variant}`"
     new, total = len(shared.missing), len(shared.target) + len(shared.missing)
     kinds = "\n".join(f"| shared, {kind} | {count:,} | {count / total:.1%} |" for kind, count in shared.how.items())
     return f"""---

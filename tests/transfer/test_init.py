@@ -310,7 +310,6 @@ def no_overlap(models: Path, tmp_path: Path) -> dict[str, Any]:
         (nan_helper, r"nan/model\.safetensors: row 5 of transformer\.wte\.weight holds NaN"),
         (no_overlap, "ar have no overlap"),
         (infinite_source, r"inf/model\.safetensors: row 5 of lm_head\.weight holds NaN"),
-        (lambda models, tmp_path: {"helper": None}, "--method clp needs --helper"),
         (lambda models, tmp_path: {"helper": None, "method": "mean"}, "pass --tokenizer, or --helper"),
     ],
 )

@@ -1,0 +1,73 @@
+"""What every method starts from: the source, the helper if there is one, the target tokenizer, what they share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from clpds.checkpoint import Checkpoint, open_checkpoint
+from clpds.errors import UserError
+from clpds.recipe import Init
+from clpds.transfer.vocabulary_swap import Role, parts, read_rows
+from clpds.vocabulary.overlap import Overlap, overlap
+from clpds.vocabulary.tokenizer import load_tokenizer, require_same, rows_needed
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a method starts from."""
+
+    source: Checkpoint
+    source_tokenizer: PreTrainedTokenizerBase
+    helper: Checkpoint | None
+    target_tokenizer: PreTrainedTokenizerBase
+    target_folder: Path
+    shared: Overlap
+    rows: dict[Role, Tensor]
+    """The source's rows by role, (V_s, c): the matrix, then a column for each bias."""
+
+    def matrix(self, role: Role, rows: Tensor) -> Tensor:
+        """``rows`` without the columns of biases."""
+        return rows[:, : self.source.tensors[parts(self.source)[role][0]].shape[1]]
+
+    def helper_matrices(self) -> dict[Role, Tensor]:
+        """The helper's matrix for each of the source's roles, (V_h, p); its embedding where its head is tied.
+
+        Raises UserError where the helper has fewer rows than its tokenizer ids.
+        """
+        assert self.helper is not None  # recipe.steps.NEEDS
+        own = parts(self.helper)
+        matrices = {role: read_rows(self.helper, own.get(role, own["input"])[:1]) for role in self.rows}
+        _check_height(matrices["input"], self.target_tokenizer, self.helper.path)
+        return matrices
+
+
+def open_models(step: Init) -> Models:
+    """Open what ``step`` names and match the vocabularies; UserError where the pieces do not belong together."""
+    helper = open_checkpoint(step.helper) if step.helper else None
+    target_folder = _tokenizer_folder(helper) if helper else step.tokenizer
+    if target_folder is None:
+        raise UserError("the target tokenizer is missing; pass --tokenizer, or --helper for a model that brings one")
+    target = load_tokenizer(target_folder)
+    if helper and step.tokenizer:
+        require_same(target, load_tokenizer(step.tokenizer), str(step.helper), str(step.tokenizer))
+    source = open_checkpoint(step.source)
+    source_tokenizer = load_tokenizer(_tokenizer_folder(source))
+    rows = {role: read_rows(source, names) for role, names in parts(source).items()}
+    _check_height(rows["input"], source_tokenizer, step.source)
+    return Models(source, source_tokenizer, helper, target, target_folder, overlap(source_tokenizer, target), rows)
+
+
+def _tokenizer_folder(checkpoint: Checkpoint) -> Path:
+    if checkpoint.tokenizer_folder is None:
+        raise UserError(f"{checkpoint.path} has no tokenizer; save the model's tokenizer in its folder")
+    return checkpoint.tokenizer_folder
+
+
+def _check_height(matrix: Tensor, tokenizer: PreTrainedTokenizerBase, path: Path | None) -> None:
+    if rows_needed(tokenizer) > len(matrix):
+        raise UserError(
+            f"{path}: the embedding has {len(matrix)} rows, but the tokenizer ids up to {rows_needed(tokenizer) - 1}; "
+            "the two do not belong together"
+        )
