@@ -55,6 +55,8 @@ INIT = {
     "temperature": st.floats(1e-9, 10),
     "ridge": amounts,
     "center": st.booleans(),
+    "sparsity": numbers,
+    "text": st.lists(paths, min_size=1).map(tuple),
 }
 
 

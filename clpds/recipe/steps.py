@@ -11,10 +11,10 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from tyro.conf import Positional, arg
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-InitMethod = Literal["clp", "random", "mean", "subpieces"]
+InitMethod = Literal["clp", "focus", "omp", "random", "overlap", "mean", "subpieces"]
 Weighting = Literal["published", "nearest", "ridge", "clipped", "auto"]
 # What a method cannot do without, beside the source and the target tokenizer.
-NEEDS: dict[InitMethod, tuple[str, ...]] = {"clp": ("helper",)}
+NEEDS: dict[InitMethod, tuple[str, ...]] = {"clp": ("helper",), "focus": ("text",), "omp": ("helper",)}
 # Options of Init that some methods use and others would ignore.
 USED_BY: dict[str, tuple[InitMethod, ...]] = {
     "weighting": ("clp",),
@@ -22,6 +22,9 @@ USED_BY: dict[str, tuple[InitMethod, ...]] = {
     "temperature": ("clp",),
     "ridge": ("clp",),
     "center": ("clp",),
+    "sparsity": ("omp",),
+    "text": ("focus",),
+    "text_key": ("focus",),
 }
 
 
@@ -99,13 +102,15 @@ class Init(_Checked):
     """Build a model's first checkpoint in a new vocabulary from a model that exists."""
 
     method: InitMethod = "clp"
-    """clp: CLP-Transfer; random, mean, subpieces: baselines."""
+    """clp, focus, omp: from what is known of the new tokens; random, overlap, mean, subpieces: baselines."""
     source: Path
     """The large model to take over: a folder, a GGUF file or a hub id."""
     helper: MaybePath = None
-    """A small model of the target language (clp). Its tokenizer is the target tokenizer."""
+    """A small model of the target language (clp, omp). Its tokenizer is the target tokenizer."""
     tokenizer: MaybePath = None
     """The target tokenizer, where no helper brings one."""
+    extend: bool = False
+    """Keep the source's vocabulary and put the target's new tokens behind it."""
     out: Path
     """Folder to write; from_pretrained opens it."""
     weighting: Weighting = "published"
@@ -118,6 +123,12 @@ class Init(_Checked):
     """Ridge strength relative to the mean eigenvalue of H^T H (H: helper rows), for the weighting `ridge`."""
     center: bool = False
     """Subtract the mean helper row before similarities are taken (clp)."""
+    sparsity: Count = 64
+    """Shared tokens that a new one is a combination of (omp)."""
+    text: tuple[Path, ...] = ()
+    """Text of the target language to learn how tokens are used from (focus): text, JSONL or Parquet files."""
+    text_key: str = "text"
+    """Field that holds the text in JSONL and Parquet files (focus)."""
     pad_to: Count = 1
     """Pad the number of rows to a multiple of this (64 or 128 suits GPUs and tensor parallelism)."""
     dtype: MaybeDtype = None

@@ -19,12 +19,31 @@ def random_rows(shared: Overlap, seed: int) -> Rows:
     """
 
     def rows(source: Tensor, role: Role) -> Tensor:
-        generator = torch.Generator().manual_seed(2 * seed + (role == "output"))
-        noise = torch.randn(shared.rows, source.shape[1], generator=generator)
-        deviation, mean = torch.std_mean(source.float(), dim=0, correction=0)
-        return (noise * deviation + mean).to(source.dtype)
+        return drawn(source, shared.rows, role, seed)
 
     return rows
+
+
+def overlap_rows(shared: Overlap, seed: int) -> Rows:
+    """The overlap copied, every missing row drawn as in ``random_rows``."""
+
+    def rows(source: Tensor, role: Role) -> Tensor:
+        new = drawn(source, shared.rows, role, seed)
+        new[shared.target] = source[shared.source]
+        return new
+
+    return rows
+
+
+def drawn(source: Tensor, count: int, role: Role, seed: int) -> Tensor:
+    """``count`` rows (count, c) from the normal distribution with the mean and deviation of each column of ``source``.
+
+    Each role has noise of its own.
+    """
+    generator = torch.Generator().manual_seed(2 * seed + (role == "output"))
+    noise = torch.randn(count, source.shape[1], generator=generator)
+    deviation, mean = torch.std_mean(source.float(), dim=0, correction=0)
+    return (noise * deviation + mean).to(source.dtype)
 
 
 def mean_rows(shared: Overlap) -> Rows:

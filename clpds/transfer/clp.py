@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clpds.progress import progress
+from clpds.transfer.blocks import blocks
 from clpds.transfer.vocabulary_swap import Role, Rows
 from clpds.vocabulary.overlap import Overlap
-
-BLOCK = 2**24  # numbers held at once of what is too large to hold: 64 MB in float32
 
 Kind = Literal["published", "clipped", "nearest", "ridge"]
 
@@ -97,8 +96,8 @@ def published(space: Space, source: Tensor) -> Tensor:
     published row and gets the mean of ``source``.
     """
     A = torch.zeros(space.overlap.shape[1], source.shape[1], dtype=torch.float64)
-    for h_o, s_o in zip(space.overlap.split(_height(source)), source.split(_height(source)), strict=True):
-        A += h_o.T @ s_o.float()
+    for part in blocks(*source.shape):
+        A += space.overlap[part].T @ source[part].float()
     z = denominators(space)
     undefined = z.abs() <= torch.finfo(torch.float32).eps * len(source)
     rows = (space.missing @ A.float()).div_(z.float()[:, None])
@@ -116,7 +115,7 @@ def clipped(space: Space, source: Tensor) -> Tensor:
     source = source.float()
     rows = torch.empty(len(space.missing), source.shape[1])
     with progress("weighting new tokens", len(rows)) as advance:
-        for part in _parts(len(rows), len(source)):
+        for part in blocks(len(rows), len(source)):
             weights = (space.missing[part] @ space.overlap.T).clamp_(min=0)
             weights[weights.sum(dim=1) == 0] = 1
             rows[part] = (weights @ source).div_(weights.sum(dim=1, keepdim=True))
@@ -132,7 +131,7 @@ def neighbours(space: Space, k: int) -> tuple[Tensor, Tensor]:
     k = min(k, len(space.overlap))
     cosines, indices = torch.empty(len(space.missing), k), torch.empty(len(space.missing), k, dtype=torch.long)
     with progress("nearest shared tokens", len(cosines)) as advance:
-        for part in _parts(len(cosines), len(space.overlap)):
+        for part in blocks(len(cosines), len(space.overlap)):
             cosines[part], indices[part] = torch.topk(space.missing[part] @ space.overlap.T, k)
             advance(len(cosines[part]))
     return cosines, indices
@@ -142,7 +141,7 @@ def nearest(cosines: Tensor, indices: Tensor, source: Tensor, temperature: float
     """Mean of the nearest tokens' rows, weighted by softmax(cosine / temperature): (m, d) float32."""
     weights = torch.softmax(cosines / temperature, dim=1)
     rows = torch.empty(len(weights), source.shape[1])
-    for part in _parts(len(rows), source.shape[1] * weights.shape[1]):
+    for part in blocks(len(rows), source.shape[1] * weights.shape[1]):
         rows[part] = torch.einsum("mk,mkd->md", weights[part], source[indices[part]].float())
     return rows
 
@@ -157,20 +156,10 @@ def ridge(space: Space, source: Tensor, strength: float) -> Tensor:
     h_mean, s_mean = space.overlap.mean(dim=0), source.mean(dim=0, dtype=torch.float32)
     p, d = space.overlap.shape[1], source.shape[1]
     gram, moment = torch.zeros(p, p, dtype=torch.float64), torch.zeros(p, d, dtype=torch.float64)
-    for h_o, s_o in zip(space.overlap.split(_height(source)), source.split(_height(source)), strict=True):
-        gram += (h_o - h_mean).T @ (h_o - h_mean)
-        moment += (h_o - h_mean).T @ (s_o.float() - s_mean)
+    for part in blocks(*source.shape):
+        h_o = space.overlap[part] - h_mean
+        gram += h_o.T @ h_o
+        moment += h_o.T @ (source[part].float() - s_mean)
     penalty = max(strength * float(gram.trace()) / p, torch.finfo(torch.float32).tiny)
     W = torch.linalg.solve(gram + penalty * torch.eye(p, dtype=torch.float64), moment)
     return s_mean + (space.missing - h_mean) @ W.float()
-
-
-def _height(source: Tensor) -> int:
-    """Rows of ``source`` in a block."""
-    return max(1, BLOCK // source.shape[1])
-
-
-def _parts(length: int, width: int) -> list[slice]:
-    """Slices of ``length`` rows with at most BLOCK numbers each, at ``width`` numbers a row."""
-    height = max(1, BLOCK // width)
-    return [slice(start, start + height) for start in range(0, length, height)]

@@ -18,6 +18,7 @@ from clpds.transfer import summary
 from clpds.transfer.choose import Choice
 from clpds.transfer.clp import helper_space
 from clpds.transfer.condition import Condition, condition
+from clpds.transfer.extension import extend_vocabulary
 from clpds.transfer.methods import find
 from clpds.transfer.models import Models, open_models
 from clpds.transfer.vocabulary_swap import Role, swap_vocabulary
@@ -50,7 +51,8 @@ def init(step: Init) -> None:
             result,
             step.out,
             step,
-            inputs={"source": step.source, "helper": step.helper, "tokenizer": step.tokenizer},
+            inputs={"source": step.source, "helper": step.helper, "tokenizer": step.tokenizer}
+            | {f"text {number}": path for number, path in enumerate(step.text, 1)},
             card=made.card if made else "",
             dtype=getattr(torch, step.dtype) if step.dtype else None,
             max_shard_size=step.max_shard_size,
@@ -73,16 +75,20 @@ def _make(step: Init) -> Made:
     rows = {role: found.rows(old, role) for role, old in models.rows.items()}
     conditions = _conditions(models, rows, found.choice)
     summary.show_rows(conditions, found.choice)
-    result = swap_vocabulary(
-        models.source,
-        rows,
-        used=torch.cat([shared.target, shared.missing]),
-        special_ids=special_ids(models.target_tokenizer),
-        tokenizer_folder=models.target_folder,
-        pad_to=step.pad_to,
-    )
     facts: dict[str, Any] = {"overlap": {**shared.how, "new": len(shared.missing)}}
     facts["condition"] = {role: asdict(numbers) for role, numbers in conditions.items()}
+    if step.extend:
+        result, facts["extension"] = extend_vocabulary(models, rows, pad_to=step.pad_to)
+        summary.show_extension(**facts["extension"])
+    else:
+        result = swap_vocabulary(
+            models.source,
+            rows,
+            used=torch.cat([shared.target, shared.missing]),
+            special_ids=special_ids(models.target_tokenizer),
+            tokenizer_folder=models.target_folder,
+            pad_to=step.pad_to,
+        )
     own = {} if _in_memory(step.source) else models.source.tensors
     held = {name: tensor for name, tensor in result.tensors.items() if tensor is not own.get(name)}
     return Made(result, held, summary.card(step, shared, result, found.how), facts | found.facts)

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from clpds.data.read import stream_documents
 from clpds.errors import UserError
 from clpds.recipe import Init, InitMethod
-from clpds.transfer.baselines import mean_rows, random_rows, segment, subpiece_rows
+from clpds.transfer.baselines import mean_rows, overlap_rows, random_rows, segment, subpiece_rows
 from clpds.transfer.choose import Choice, best, grid, rank
 from clpds.transfer.clp import Variant, clp
+from clpds.transfer.focus import focus
 from clpds.transfer.models import Models
+from clpds.transfer.omp import omp
 from clpds.transfer.vocabulary_swap import Rows
 
 
@@ -31,17 +34,19 @@ class Found:
 
 
 def find(step: Init, models: Models) -> Found:
-    """The rows by ``step.method``; UserError where its inputs do not fit together."""
+    """The rows by ``step.method``; UserError where its inputs do not fit together, and for no overlap."""
+    shared = models.shared
+    if step.method in BY_OVERLAP and len(shared.target) - shared.how["special"] < 2:
+        raise UserError(
+            f"{step.source} and {models.target_folder} have no overlap: no text is a token of both; "
+            "try --method subpieces"
+        )
     return METHODS[step.method](step, models)
 
 
 def _clp(step: Init, models: Models) -> Found:
     """Rank the weightings and take the one asked for, or the best for ``auto``."""
     shared, helper = models.shared, models.helper_matrices()
-    if len(shared.target) - shared.how["special"] < 2:
-        raise UserError(
-            f"{step.source} and {step.helper} have no overlap: no text is a token of both; try --method mean"
-        )
     asked, variants = None, grid()
     if step.weighting != "auto":
         asked = Variant(step.weighting, step.neighbours, step.temperature, step.ridge, step.center)
@@ -58,9 +63,28 @@ def _clp(step: Init, models: Models) -> Found:
     )
 
 
+def _focus(step: Init, models: Models) -> Found:
+    from clpds.vocabulary.token_vectors import token_vectors  # gensim, which no other method waits for
+
+    vectors = token_vectors(stream_documents(step.text, text_key=step.text_key), models.target_tokenizer, step.seed)
+    unplaced = int((vectors[models.shared.missing] == 0).all(dim=1).sum())
+    how = f"FOCUS (Dobler & de Melo 2023, arXiv 2305.14481); {unplaced:,} new tokens, rare in its text, are random"
+    return Found(focus(models.shared, vectors, step.seed), how, {"drawn": unplaced})
+
+
+def _omp(step: Init, models: Models) -> Found:
+    how = f"orthogonal matching pursuit (arXiv 2506.06607), {step.sparsity} shared tokens for each new one"
+    return Found(omp(models.shared, models.helper_matrices(), step.sparsity), how)
+
+
 def _random(step: Init, models: Models) -> Found:
     how = "random, with the source's mean and deviation per dimension; nothing is copied"
     return Found(random_rows(models.shared, step.seed), how)
+
+
+def _overlap(step: Init, models: Models) -> Found:
+    how = "shared ones copied, new ones random with the source's mean and deviation per dimension"
+    return Found(overlap_rows(models.shared, step.seed), how)
 
 
 def _mean(step: Init, models: Models) -> Found:
@@ -73,9 +97,13 @@ def _subpieces(step: Init, models: Models) -> Found:
     return Found(subpiece_rows(models.shared, segments), how)
 
 
+BY_OVERLAP: tuple[InitMethod, ...] = ("clp", "focus", "omp")  # make a new row of shared tokens' rows
 METHODS: dict[InitMethod, Callable[[Init, Models], Found]] = {
     "clp": _clp,
+    "focus": _focus,
+    "omp": _omp,
     "random": _random,
+    "overlap": _overlap,
     "mean": _mean,
     "subpieces": _subpieces,
 }

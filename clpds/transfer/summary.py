@@ -55,6 +55,11 @@ def show_rows(conditions: Mapping[Role, Condition], choice: Choice | None) -> No
         _line(f"recommended: {advice}")
 
 
+def show_extension(kept: int, added: int, left_out: int) -> None:
+    """One line: what the extended vocabulary consists of."""
+    _line(f"extended: {kept:,} tokens kept, {added:,} added, {left_out:,} left out that would never be formed")
+
+
 def show_written(out: Path, result: Checkpoint) -> None:
     """One line: what was written."""
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
@@ -74,9 +79,9 @@ tags:
 - vocabulary-transfer
 ---
 
-# {base} under the vocabulary of {target}
+# {base} {"with" if step.extend else "under"} the vocabulary of {target}
 
-The body of `{base}` with another vocabulary, as `clpds init` made it: a starting point for training, not yet
+The body of `{base}` with {"a larger" if step.extend else "another"} vocabulary, as `clpds init` made it: a starting point for training, not yet
 a model of its language.
 
 Vocabulary rows: {how}.

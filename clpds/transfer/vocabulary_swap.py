@@ -62,13 +62,13 @@ def swap_vocabulary(
     rows: Mapping[Role, Tensor],
     *,
     used: Tensor,
-    special_ids: Mapping[str, int],
+    special_ids: Mapping[str, int] | None,
     tokenizer_folder: Path,
     pad_to: int = 1,
 ) -> Checkpoint:
     """``source`` with ``rows`` of each role for its vocabulary, the target's tokenizer and special ids.
 
-    ``used`` are the ids that are tokens. All other rows, holes and those that round the number up to
+    With ``special_ids`` None, those of the source's config stay. ``used`` are the ids that are tokens. All other rows, holes and those that round the number up to
     a multiple of ``pad_to``, get the mean of the rows in use: their logit is then the mean logit,
     which is never the highest, while a zero or random row can win the softmax.
     """
@@ -82,10 +82,11 @@ def swap_vocabulary(
             values = filled[:, start : start + width].reshape(-1, *old.shape[1:])
             replaced[name] = LazyTensor.of(values.to(old.dtype), f"the new rows of {name}")
             start += width
-    config = _with_ids(source.config, special_ids)
+    config, generation = copy.deepcopy(source.config), source.generation_config
+    if special_ids is not None:
+        config, generation = _with_ids(config, special_ids), generation and _with_ids(generation, special_ids)
     config.get_text_config().vocab_size = len(filled)
     positions = _count_positions_from(source, config)
-    generation = source.generation_config and _with_ids(source.generation_config, special_ids)
     return source.derive(
         replaced=replaced | positions,
         config=config,

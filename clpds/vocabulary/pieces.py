@@ -49,6 +49,21 @@ def pieces(tokenizer: PreTrainedTokenizerBase) -> dict[int, Piece]:
     return found
 
 
+def respelling(tokenizer: PreTrainedTokenizerBase) -> Callable[[Piece], str | None]:
+    """The function piece -> how ``tokenizer`` would spell it, None for a piece that it has no spelling for."""
+    pipeline = backend(tokenizer)
+    spell, marker = _spelling(tokenizer, pipeline), _marker(pipeline)
+    prefix = pipeline["model"].get("continuing_subword_prefix")
+
+    def respell(piece: Piece) -> str | None:
+        text = piece.bytes.decode(errors="replace")
+        spellings = ["".join(_CHARACTERS[byte] for byte in piece.bytes), text.replace(" ", marker or " ")]
+        spellings += [text.removeprefix(" "), f"{prefix}{text}"]
+        return next((one for one in spellings if one and spell(one, False) == piece), None)
+
+    return respell
+
+
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     """Id to spelling of the tokens that stand for no text, by ascending id."""
     flagged = {id_: token.content for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -68,13 +83,12 @@ def _fallback_byte(tokenizer: PreTrainedTokenizerBase, token: str) -> bytes | No
 
 def _spelling(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> Callable[[str, bool], Piece]:
     """The function (spelling, whether added) -> piece of this pipeline."""
-    parts = [part for key in ("normalizer", "pre_tokenizer", "decoder") for part in _walk(pipeline[key])]
-    model = pipeline["model"]
+    parts, model = _parts(pipeline), pipeline["model"]
     if model.get("end_of_word_suffix"):
         raise UserError(f"tokenizers that mark the end of a word ({model['end_of_word_suffix']}) are not supported")
     if any(part["type"] == "ByteLevel" for part in parts):
         return _byte_level
-    if marker := next((mark for part in parts if (mark := _space_marker(part))), None):
+    if marker := _marker(pipeline):
         return lambda token, added: Piece("text", token.replace(marker, " ").encode())
     if prefix := model.get("continuing_subword_prefix"):
         return _word_pieces(tokenizer, prefix)
@@ -82,6 +96,15 @@ def _spelling(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> C
         f"the tokenizer's pipeline ({model['type']}) has neither a byte-level alphabet nor a marker for spaces "
         "nor a prefix for the inside of words; which of its tokens begin a word is unknown"
     )
+
+
+def _marker(pipeline: dict[str, Any]) -> str | None:
+    """The character that stands for a space, where there is one."""
+    return next((mark for part in _parts(pipeline) if (mark := _space_marker(part))), None)
+
+
+def _parts(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
+    return [part for key in ("normalizer", "pre_tokenizer", "decoder") for part in _walk(pipeline[key])]
 
 
 def _walk(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
@@ -115,6 +138,7 @@ def byte_alphabet() -> dict[str, int]:
 
 
 _ALPHABET = byte_alphabet()
+_CHARACTERS = {byte: character for character, byte in _ALPHABET.items()}
 
 
 def _byte_level(token: str, added: bool) -> Piece:

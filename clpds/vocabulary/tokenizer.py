@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from clpds.checkpoint.open import has_tokenizer
 from clpds.errors import UserError
+from clpds.output import write_text
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -76,6 +77,13 @@ def misread(folder: Path) -> str | None:
     ours, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
     differences = _vocabulary_differences(token_ids(ours), token_ids(theirs), "tokenizer.json", "AutoTokenizer")
     return "; ".join(differences or _pipeline_differences(backend(ours), backend(theirs))) or None
+
+
+def declare_class(config: Path) -> None:
+    """Name the class in ``tokenizer_config.json`` as transformers 4 and 5 both know it; 5 writes one that 4 refuses."""
+    document = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    document["tokenizer_class"] = "PreTrainedTokenizerFast"
+    write_text(config, json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
 
 
 def _vocabulary_differences(a: dict[str, int], b: dict[str, int], name_a: str, name_b: str) -> list[str]:

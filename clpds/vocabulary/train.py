@@ -5,11 +5,9 @@ a hash table, what depends on that order is settled before it starts.
 """
 
 import io
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import datasets
 import sentencepiece
@@ -19,8 +17,9 @@ from transformers import PreTrainedTokenizerFast
 from clpds import provenance, recipe
 from clpds.data.read import read_documents
 from clpds.errors import UserError
-from clpds.output import check_free, new_folder, write_text
+from clpds.output import check_free, new_folder
 from clpds.progress import progress
+from clpds.vocabulary.tokenizer import declare_class
 
 # GPT-2's words without its English contractions, and with the marks that Arabic, Hindi or Thai
 # write over and under letters kept inside the word.
@@ -63,7 +62,7 @@ def train_tokenizer(step: recipe.Tokenizer) -> None:
     )
     with new_folder(step.out, overwrite=step.overwrite) as folder:
         tokenizer.save_pretrained(folder)
-        _declare_class(folder / "tokenizer_config.json")
+        declare_class(folder / "tokenizer_config.json")
         inputs = {f"input {number}": path for number, path in enumerate(step.input, 1)}
         provenance.record(folder, step, inputs, tokens=len(tokenizer), documents=len(documents))
     if len(tokenizer) < step.vocab_size:
@@ -205,10 +204,3 @@ def _batches(documents: datasets.Dataset, what: str = "training the tokenizer") 
         for batch in documents.iter(1000):
             yield batch["text"]
             advance(len(batch["text"]))
-
-
-def _declare_class(config: Path) -> None:
-    """Name the class as transformers 4 and 5 both know it; 5 writes TokenizersBackend, which 4 refuses."""
-    document = json.loads(config.read_text(encoding="utf-8"))
-    document["tokenizer_class"] = "PreTrainedTokenizerFast"
-    write_text(config, json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
