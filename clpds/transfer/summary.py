@@ -69,6 +69,7 @@ def show_written(out: Path, result: Checkpoint) -> None:
 def card(step: Init, shared: Overlap, result: Checkpoint, how: str) -> str:
     """README.md of the new model: front matter that the Hub reads, what was done (``how`` the rows), how to go on."""
     base, target = _name(step.source), _name(step.helper or step.tokenizer)
+    vocabulary = "new tokens behind its own" if step.extend else "another vocabulary"
     new, total = len(shared.missing), len(shared.target) + len(shared.missing)
     kinds = "\n".join(f"| shared, {kind} | {count:,} | {count / total:.1%} |" for kind, count in shared.how.items())
     return f"""---
@@ -79,10 +80,10 @@ tags:
 - vocabulary-transfer
 ---
 
-# {base} {"with" if step.extend else "under"} the vocabulary of {target}
+# {base} under the vocabulary of {target}
 
-The body of `{base}` with {"a larger" if step.extend else "another"} vocabulary, as `clpds init` made it: a starting point for training, not yet
-a model of its language.
+The body of `{base}` with {vocabulary}, as `clpds init` made it: a starting point for
+training, not yet a model of its language.
 
 Vocabulary rows: {how}.
 Every other tensor is the source's, unchanged. `provenance.json` has the parameters, the hashes of the inputs

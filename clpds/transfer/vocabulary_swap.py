@@ -68,9 +68,10 @@ def swap_vocabulary(
 ) -> Checkpoint:
     """``source`` with ``rows`` of each role for its vocabulary, the target's tokenizer and special ids.
 
-    With ``special_ids`` None, those of the source's config stay. ``used`` are the ids that are tokens. All other rows, holes and those that round the number up to
-    a multiple of ``pad_to``, get the mean of the rows in use: their logit is then the mean logit,
-    which is never the highest, while a zero or random row can win the softmax.
+    With ``special_ids`` None, those of the source's config stay. ``used`` are the ids that are tokens.
+    All other rows, holes and those that round the number up to a multiple of ``pad_to``, get the mean of
+    the rows in use: their logit is then the mean logit, which is never the highest, while a zero or
+    random row can win the softmax.
     """
     replaced: dict[str, LazyTensor] = {}
     for role, names in parts(source).items():

@@ -149,7 +149,7 @@ def _unigram(pipeline: Pipeline, candidates: Mapping[int, Candidate], first: int
     vocabulary += [[beyond.get(id_, f"<unused {id_}>"), lowest] for id_ in range(len(vocabulary), first)]
     letters = {id_ for id_, candidate in candidates.items() if len(candidate.spelling) == 1}
     cut = _with_letters(pipeline, [[candidates[id_].spelling, lowest] for id_ in sorted(letters)])
-    scores = {token: score for token, score in vocabulary}
+    scores = dict(vocabulary)
     unknown = pipeline["model"]["unk_id"]
     formed = {}
     for id_, candidate in candidates.items():
