@@ -1,3 +1,4 @@
 from clpds.cli import main
 
-main()
+if __name__ == "__main__":  # child processes import this file
+    main()

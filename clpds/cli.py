@@ -16,7 +16,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from clpds import __version__, recipe
 from clpds.errors import UserError
-from clpds.recipe import Count, MaybeCount, MaybePath, MaybeText, NotNegative
+from clpds.recipe import Count, InitMethod, MaybeCount, MaybePath, MaybeText, NotNegative
 
 Speed = Annotated[float, Field(gt=0)]
 
@@ -80,6 +80,26 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareInit:
+    """Before training: every method of init that a recipe's inputs allow, on held-out text."""
+
+    recipe: Annotated[Positional[Path], arg(metavar="RECIPE")]
+    """YAML file that names the steps; the inputs are those of its init steps."""
+    overrides: Annotated[Positional[tuple[str, ...]], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")] = ()
+    """step.section.key=value, for instance clp.helper=runs/helper."""
+    data: Path
+    """Held-out text of the target language: a text, JSONL or Parquet file."""
+    blocks: MaybeCount = None
+    """How many blocks, from the first; all unless told."""
+    sequence_length: MaybeCount = None
+    """Tokens in a window; the model's own, 1024 at most, unless told."""
+    methods: tuple[InitMethod, ...] = ()
+    """Only these; all that the inputs allow unless told."""
+    out: Path
+    """Folder for compare.json, compare.png and a file a method; methods that have one are not run again."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Submit:
     """Hand the steps of a recipe to Slurm, as jobs that wait for each other."""
 
@@ -130,6 +150,7 @@ VERBS: dict[str, tuple[type[Any], str]] = {
     "tokenizer": (recipe.Tokenizer, "clpds.vocabulary.train:train_tokenizer"),
     "data": (recipe.Data, "clpds.data.prepare:prepare"),
     "init": (recipe.Init, "clpds.transfer.init:init"),
+    "compare-init": (CompareInit, "clpds.comparison.compare_init:compare_init"),
     "preflight": (Preflight, "clpds.preflight.entry:preflight"),
     "train": (TrainStep, "clpds.training.entry:train_step"),
     "run": (Run, "clpds.walk:run_recipe"),

@@ -23,7 +23,7 @@ def is_done(step: Step, name: str) -> bool:
     if out is None or not out.exists() or getattr(step, "overwrite", False):
         return False
     if out.is_file():
-        return all(_changed_at(path) <= out.stat().st_mtime for path in paths(step) if path != out)
+        return all(changed_at(path) <= out.stat().st_mtime for path in paths(step) if path != out)
     before = provenance.read(out)
     if before is None:
         return False  # the step itself says that the folder exists
@@ -48,7 +48,7 @@ def _differs(entry: dict[str, Any], made_at: float) -> bool:
     return record is not None and record["files"] != entry.get("files")
 
 
-def _changed_at(path: Path) -> float:
+def changed_at(path: Path) -> float:
     """When a file or an output folder was written; 0 where that does not show."""
     marks = [path] if path.is_file() else [path / provenance.FILE, path / "metrics.jsonl"]
     return max((mark.stat().st_mtime for mark in marks if mark.is_file()), default=0.0)

@@ -20,7 +20,7 @@ from clpds.checkpoint import Checkpoint, anatomy, open_checkpoint
 from clpds.data.blocks import Blocks, open_blocks
 from clpds.data.prepare import prepare
 from clpds.errors import UserError
-from clpds.evaluation.perplexity import Score, score
+from clpds.evaluation.perplexity import score
 from clpds.output import write_text
 from clpds.vocabulary.tokenizer import backend, load_tokenizer, require_same, rows_needed, token_ids
 
@@ -33,14 +33,26 @@ def evaluate(step: recipe.Eval) -> None:
     Raises UserError for a model that is not causal or does not fit its tokenizer, data of another
     tokenizer, and a loss that is not finite.
     """
-    checkpoint = open_causal(step.model)
+    numbers = measure(step, open_causal(step.model))
+    text = json.dumps(numbers, indent=2, ensure_ascii=False) + "\n"
+    if step.out is not None:
+        step.out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(step.out, text)
+    if step.json:
+        sys.stdout.write(text)
+    else:
+        _show(numbers)
+
+
+def measure(step: recipe.Eval, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What `clpds eval --json` prints of ``checkpoint``, which need not have been written to ``step.model``."""
     tokenizer = _tokenizer_folder(checkpoint)
     with _data(step, checkpoint, tokenizer) as folder:
         blocks = open_blocks(folder, "validation")
         _check_length(step, checkpoint, blocks)
         count = min(len(blocks), step.blocks or len(blocks))
         result = score(load_model(checkpoint), blocks, count=count, micro_batch=step.micro_batch)
-        numbers = {
+        return {
             "model": str(step.model),
             "data": str(step.data),
             "loss": result.loss,
@@ -53,14 +65,6 @@ def evaluate(step: recipe.Eval) -> None:
             "tokenizer": (tokenizer_hash := _tokenizer_hash(tokenizer)),
             "text": _text_hash(folder, [step.blocks, blocks.sequence_length, tokenizer_hash] if step.blocks else []),
         }
-    text = json.dumps(numbers, indent=2, ensure_ascii=False) + "\n"
-    if step.out is not None:
-        step.out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(step.out, text)
-    if step.json:
-        sys.stdout.write(text)
-    else:
-        _show(step, result, count, blocks)
 
 
 def open_causal(path: Path) -> Checkpoint:
@@ -149,14 +153,16 @@ def _hash(document: Any) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def _show(step: recipe.Eval, result: Score, count: int, blocks: Blocks) -> None:
+def _show(numbers: dict[str, Any]) -> None:
+    tokens, size = numbers["tokens"], numbers["bytes"]
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
-    table.add_row("model", str(step.model))
-    table.add_row("data", str(step.data))
-    table.add_row("loss", f"{result.loss:.4f} nats a token")
-    table.add_row("perplexity", f"{result.perplexity:,.2f}")
-    table.add_row("bits per byte", f"{result.bits_per_byte:.4f}")
-    table.add_row("tokens", f"{result.tokens:,} predicted, in {count:,} blocks of {blocks.sequence_length:,}")
-    table.add_row("bytes", f"{result.bytes:,}, {result.bytes / result.tokens:.2f} a token")
+    table.add_row("model", numbers["model"])
+    table.add_row("data", numbers["data"])
+    table.add_row("loss", f"{numbers['loss']:.4f} nats a token")
+    table.add_row("perplexity", f"{numbers['perplexity']:,.2f}")
+    table.add_row("bits per byte", f"{numbers['bits_per_byte']:.4f}")
+    where = f"in {numbers['blocks']:,} blocks of {numbers['sequence_length']:,}"
+    table.add_row("tokens", f"{tokens:,} predicted, {where}")
+    table.add_row("bytes", f"{size:,}, {size / tokens:.2f} a token")
     Console(highlight=False, markup=False).print(table)

@@ -123,8 +123,8 @@ class Init(_Checked):
     """Ridge strength relative to the mean eigenvalue of H^T H (H: helper rows), for the weighting `ridge`."""
     center: bool = False
     """Subtract the mean helper row before similarities are taken (clp)."""
-    sparsity: Count = 64
-    """Shared tokens that a new one is a combination of (omp)."""
+    sparsity: MaybeCount = None
+    """Shared tokens that a new one is a combination of (omp); by held-out overlap rows unless told."""
     text: tuple[Path, ...] = ()
     """Text of the target language to learn how tokens are used from (focus): text, JSONL or Parquet files."""
     text_key: str = "text"

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from clpds.transfer.clp import Space, Variant, helper_space, missing_rows, nearest, neighbours
+from clpds.transfer.omp import combinations
 from clpds.transfer.vocabulary_swap import Role
 from clpds.vocabulary.overlap import Overlap
 
@@ -22,6 +23,7 @@ SPREAD = 2.0  # standard deviation of the logits with the true rows
 NEIGHBOURS = (5, 10, 20, 50)
 TEMPERATURES = (0.05, 0.1, 0.2)
 RIDGES = (0.01, 0.1, 1.0, 10.0)
+SPARSITIES = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,7 @@ def rank(
     ``source`` and ``helper`` are the matrices of each role, (V_s, d) and (V_h, p); a score is the
     mean over the roles. A fifth of the overlap is hidden, 1000 tokens at most, chosen by ``seed``.
     """
-    order = torch.randperm(len(shared.target), generator=torch.Generator().manual_seed(seed))
-    hidden, seen = order.tensor_split([min(HELD_OUT, max(1, len(order) // 5))])
+    hidden, seen = _hide(shared, seed)
     measures: dict[Variant | None, list[tuple[float, float, float]]] = {}
     for role, matrix in source.items():
         s_o, truth = matrix[shared.source[seen]], matrix[shared.source[hidden]].float()
@@ -104,9 +105,30 @@ def rank(
     return sorted(scores, key=lambda score: score.loss)
 
 
+def rank_sparsities(
+    shared: Overlap, source: Mapping[Role, Tensor], helper: Mapping[Role, Tensor], *, seed: int
+) -> dict[int, float]:
+    """The loss, as ``rank`` has it, of ``omp`` with each number of shared tokens; the best first."""
+    hidden, seen = _hide(shared, seed)
+    losses = torch.zeros(len(SPARSITIES))
+    for role, matrix in source.items():
+        s_o, truth = matrix[shared.source[seen]], matrix[shared.source[hidden]].float()
+        h_o = helper[role][shared.target]
+        predicted = combinations(h_o[hidden], h_o[seen], s_o, SPARSITIES)
+        losses += torch.stack([_losses(rows, truth, s_o).mean() for rows in predicted]) / len(source)
+    return dict(sorted(zip(SPARSITIES, losses.tolist(), strict=True), key=lambda pair: pair[1]))
+
+
 def best(scores: Sequence[Score]) -> Score:
     """The score of the best variant."""
     return next(score for score in scores if score.variant)
+
+
+def _hide(shared: Overlap, seed: int) -> tuple[Tensor, Tensor]:
+    """Places in the overlap of the tokens to predict and of those to predict them from."""
+    order = torch.randperm(len(shared.target), generator=torch.Generator().manual_seed(seed))
+    hidden, seen = order.tensor_split([min(HELD_OUT, max(1, len(order) // 5))])
+    return hidden, seen
 
 
 def _losses(predicted: Tensor, truth: Tensor, seen: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ def init(step: Init) -> None:
     tokenizer, a matrix that is too small for its tokenizer, NaN or infinity, and no overlap at all.
     """
     with shared() as world:
-        made = world.agree(lambda: _make(step) if world.rank == 0 else None)
+        world.agree(lambda: check_free(step.out, overwrite=step.overwrite))
+        made = world.agree(lambda: make(step) if world.rank == 0 else None)
         result, held = _on_all_ranks(world, step.source, made)
         write_checkpoint(
             result,
@@ -65,9 +66,8 @@ def init(step: Init) -> None:
             _tell(step, made.result)
 
 
-def _make(step: Init) -> Made:
-    """The new model with its rows, and on the screen how good they are."""
-    check_free(step.out, overwrite=step.overwrite)
+def make(step: Init) -> Made:
+    """The new model with its rows, and on the screen how good they are; nothing is written."""
     models = open_models(step)
     shared = models.shared
     summary.show_overlap(shared)

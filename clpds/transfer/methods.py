@@ -12,7 +12,7 @@ from clpds.data.read import stream_documents
 from clpds.errors import UserError
 from clpds.recipe import Init, InitMethod
 from clpds.transfer.baselines import mean_rows, overlap_rows, random_rows, segment, subpiece_rows
-from clpds.transfer.choose import Choice, best, grid, rank
+from clpds.transfer.choose import Choice, best, grid, rank, rank_sparsities
 from clpds.transfer.clp import Variant, clp
 from clpds.transfer.focus import focus
 from clpds.transfer.models import Models
@@ -73,8 +73,13 @@ def _focus(step: Init, models: Models) -> Found:
 
 
 def _omp(step: Init, models: Models) -> Found:
-    how = f"orthogonal matching pursuit (arXiv 2506.06607), {step.sparsity} shared tokens for each new one"
-    return Found(omp(models.shared, models.helper_matrices(), step.sparsity), how)
+    """With the number of shared tokens asked for, or else the one that predicts hidden ones best."""
+    helper = models.helper_matrices()
+    source = {role: models.matrix(role, rows) for role, rows in models.rows.items()}
+    losses = {} if step.sparsity else rank_sparsities(models.shared, source, helper, seed=step.seed)
+    sparsity = step.sparsity or next(iter(losses))
+    how = f"orthogonal matching pursuit (arXiv 2506.06607), {sparsity} shared tokens for each new one"
+    return Found(omp(models.shared, helper, sparsity), how, {"sparsity": sparsity, "losses": losses})
 
 
 def _random(step: Init, models: Models) -> Found:

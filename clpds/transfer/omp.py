@@ -4,7 +4,7 @@ Goddard & Fernandes Neto 2025, *Training-Free Tokenizer Transplantation via Orth
 arXiv 2506.06607. ``docs/methods/omp.md`` has the maths.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -26,27 +26,39 @@ def omp(shared: Overlap, helper: Mapping[Role, Tensor], sparsity: int) -> Rows:
     """
 
     def rows(source: Tensor, role: Role) -> Tensor:
-        atoms, wanted = helper[role][shared.target].float(), helper[role][shared.missing].float()
-        s_o = source[shared.source]
+        h, s_o = helper[role], source[shared.source]
         new = torch.empty(shared.rows, source.shape[1], dtype=source.dtype)
         new[shared.target] = s_o
-        k = min(sparsity, *atoms.shape)
-        with progress("matching pursuit (new tokens)", len(wanted)) as advance:
-            for part in blocks(len(wanted), max(len(atoms), k * max(atoms.shape[1], source.shape[1]))):
-                chosen, x = pursue(wanted[part], atoms, k)
-                new[shared.missing[part]] = torch.einsum("mk,mkd->md", x, s_o[chosen].float()).to(source.dtype)
-                advance(len(chosen))
+        (made,) = combinations(h[shared.missing], h[shared.target], s_o, [sparsity])
+        new[shared.missing] = made.to(source.dtype)
         return new
 
     return rows
 
 
+def combinations(wanted: Tensor, atoms: Tensor, source: Tensor, sparsities: Sequence[int]) -> list[Tensor]:
+    """Rows like ``source`` (n, d) for ``wanted`` (m, p) by each number k of ``atoms`` (n, p): (m, d) float32 each.
+
+    The search is greedy, so that one with the largest k has found those of all others.
+    """
+    wanted, atoms = wanted.float(), atoms.float()
+    made = [torch.empty(len(wanted), source.shape[1]) for _ in sparsities]
+    most = min(max(sparsities), *atoms.shape)
+    with progress("matching pursuit (new tokens)", len(wanted)) as advance:
+        for part in blocks(len(wanted), max(len(atoms), most * max(atoms.shape[1], source.shape[1]))):
+            chosen, used = pursue(wanted[part], atoms, most)
+            for k, rows in zip(sparsities, made, strict=True):
+                x = coefficients(wanted[part], atoms[chosen[:, :k]], used[:, :k])
+                rows[part] = torch.einsum("mk,mkd->md", x, source[chosen[:, :k]].float())
+            advance(len(chosen))
+    return made
+
+
 def pursue(wanted: Tensor, atoms: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """k ``atoms`` (n, p) for each row of ``wanted`` (m, p), and their coefficients: (m, k) int64, (m, k) float32.
+    """k ``atoms`` (n, p) for each row of ``wanted`` (m, p), and which are of use: (m, k) int64, (m, k) bool.
 
     Greedy: k times the atom with the largest |cosine| to what is left of the row, which is what no
-    combination of the atoms so far explains. The coefficients are those of least squares on the
-    chosen atoms. A row that is explained, as one of zeros is, gets zeros for the atoms after.
+    combination of the atoms so far explains. Once nothing is left, further atoms are of no use.
     """
     m, p = wanted.shape
     chosen, used = torch.zeros(m, k, dtype=torch.long), torch.zeros(m, k, dtype=torch.bool)
@@ -64,11 +76,11 @@ def pursue(wanted: Tensor, atoms: Tensor, k: int) -> tuple[Tensor, Tensor]:
         used[:, step] = (left.norm(dim=1) > enough) & (length > NOTHING)
         basis[:, step] = torch.where(used[:, step, None], direction / length[:, None], 0)
         left -= (basis[:, step] * left).sum(dim=1, keepdim=True) * basis[:, step]
-    return chosen, _least_squares(wanted.double(), atoms.double()[chosen], used).float()
+    return chosen, used
 
 
-def _least_squares(wanted: Tensor, chosen: Tensor, used: Tensor) -> Tensor:
-    """Coefficients (m, k) of the ``chosen`` (m, k, p) whose sum is next to ``wanted`` (m, p); 0 where not ``used``."""
-    chosen = chosen * used[:, :, None]
-    gram = chosen @ chosen.mT + torch.diag_embed((~used).double())
-    return torch.cholesky_solve(chosen @ wanted[:, :, None], torch.linalg.cholesky(gram))[:, :, 0]
+def coefficients(wanted: Tensor, chosen: Tensor, used: Tensor) -> Tensor:
+    """The x (m, k) with the least |sum_i x_i chosen_i - wanted|, for ``chosen`` (m, k, p); 0 where not ``used``."""
+    atoms = chosen.double() * used[:, :, None]
+    gram = atoms @ atoms.mT + torch.diag_embed((~used).double())
+    return torch.cholesky_solve(atoms @ wanted.double()[:, :, None], torch.linalg.cholesky(gram))[:, :, 0].float()

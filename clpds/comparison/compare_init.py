@@ -1,0 +1,133 @@
+"""`clpds compare-init`: every method that the inputs allow, before training, as a table and a picture."""
+
+import json
+import multiprocessing
+import resource
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from clpds import provenance, recipe
+from clpds.cli import CompareInit, quiet_libraries
+from clpds.comparison.candidates import candidates
+from clpds.data.read import check_input
+from clpds.done import changed_at, paths
+from clpds.errors import UserError
+from clpds.output import human_bytes, write_text
+from clpds.progress import progress
+from clpds.report.curves import draw
+
+
+def compare_init(options: CompareInit) -> None:
+    """Measure each method in a process of its own; what has been measured before, on equal inputs, is kept.
+
+    Writes ``compare.json`` and ``compare.png`` into ``options.out``, and a JSON file and a log a method.
+    Raises UserError where nothing can be measured at all; the error of one method is its line of the table.
+    """
+    check_input(options.data)
+    steps = candidates(recipe.load_recipe(options.recipe, options.overrides), options.methods)
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = []
+    with progress("initialising and evaluating (methods)", len(steps)) as advance:
+        for label, step in steps.items():
+            results.append(_result(label, step, options))
+            advance(1)
+    failed = [result for result in results if "error" in result]
+    if len(failed) == len(results):
+        raise UserError(failed[0]["error"])
+    results.sort(key=lambda result: result.get("bits_per_byte", float("inf")))
+    write_text(options.out / "compare.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    _show(results)
+    bars = {result["method"]: result["bits_per_byte"] for result in results if "error" not in result}
+    draw(options.out / "compare.png", f"{_name(steps)}, before training", bars, None)
+    sys.stdout.write(f"picture: {options.out / 'compare.png'}\n")
+
+
+def _result(label: str, step: recipe.Init, options: CompareInit) -> dict[str, Any]:
+    """The numbers of one method, from its file if that was made from these inputs."""
+    name = label.replace(" ", "-")
+    file, step = options.out / f"{name}.json", replace(step, out=options.out / name)
+    evaluation = recipe.Eval(
+        model=step.out, data=options.data, blocks=options.blocks, sequence_length=options.sequence_length
+    )
+    made_from = {"init": provenance.parameters(step), "eval": provenance.parameters(evaluation)}
+    newest = max(changed_at(path) for path in [*paths(step), options.data])
+    if file.is_file() and file.stat().st_mtime >= newest:
+        before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if before["made_from"] == made_from:
+            return before
+    child = multiprocessing.get_context("spawn").Process(target=_measure, args=(label, step, evaluation, made_from))
+    child.start()
+    child.join()
+    if child.exitcode == 0:
+        return json.loads(file.read_text(encoding="utf-8"))
+    log = file.with_suffix(".log")
+    lines = log.read_text(encoding="utf-8").splitlines() if child.exitcode == 2 else [f"ended with {child.exitcode}"]
+    return {"method": label, "error": lines[-1]}
+
+
+def _measure(label: str, step: recipe.Init, evaluation: recipe.Eval, made_from: dict[str, Any]) -> None:
+    """In the child: make the model in memory and evaluate it; after an error exit with 2, the log says why."""
+    quiet_libraries()
+    with step.out.with_suffix(".log").open("w", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        try:
+            result = _numbers(step, evaluation)
+        except UserError as error:
+            log.write(f"{error}\n")
+            sys.exit(2)
+    document = {"method": label, **result, "made_from": made_from}
+    write_text(step.out.with_suffix(".json"), json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def _numbers(step: recipe.Init, evaluation: recipe.Eval) -> dict[str, Any]:
+    from clpds.evaluation.evaluate import measure  # torch, which only the children load
+    from clpds.transfer.init import make
+
+    start = time.perf_counter()
+    made = make(step)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # before the model is loaded
+    how = made.facts["overlap"]
+    scored = measure(evaluation, made.result)
+    return {
+        "coverage": 1 - how["new"] / sum(how.values()),
+        "loss": scored["loss"],
+        "bits_per_byte": scored["bits_per_byte"],
+        "seconds": round(seconds, 2),
+        "peak_bytes": peak,
+        "text": scored["text"],
+        "tokenizer": scored["tokenizer"],
+    }
+
+
+def _show(results: list[dict[str, Any]]) -> None:
+    table = Table(title="before training, the best first", title_justify="left")
+    for column in ("method", "shared", "nats a token", "bits per byte", "seconds", "memory"):
+        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
+    for result in results:
+        if "error" in result:
+            continue
+        table.add_row(
+            result["method"],
+            f"{result['coverage']:.1%}",
+            f"{result['loss']:.4f}",
+            f"{result['bits_per_byte']:.4f}",
+            f"{result['seconds']:.1f}",
+            human_bytes(result["peak_bytes"]),
+        )
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    for result in results:
+        if "error" in result:
+            console.print(f"{result['method']} failed: {result['error']}", soft_wrap=True)
+
+
+def _name(steps: dict[str, recipe.Init]) -> str:
+    step = next(iter(steps.values()))
+    target = step.helper or step.tokenizer
+    return f"{step.source.name} to {target.name}" if target else step.source.name
