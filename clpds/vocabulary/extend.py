@@ -7,7 +7,8 @@ What "formed" takes depends on the model in ``tokenizer.json``:
 - Unigram: a score a hair above that of the tokens that the text had so far.
 - WordPiece: the token alone; it matches the longest it has, so that words which begin with a new token change.
 
-With the first two, putting the old tokens back in place of the new ones gives the old cut of any text.
+With the first two, putting the old tokens back in place of the new ones gives the old cut of any text
+whose letters the tokenizer knew.
 """
 
 import itertools

@@ -57,8 +57,8 @@ def respelling(tokenizer: PreTrainedTokenizerBase) -> Callable[[Piece], str | No
 
     def respell(piece: Piece) -> str | None:
         text = piece.bytes.decode(errors="replace")
-        spellings = ["".join(_CHARACTERS[byte] for byte in piece.bytes), text.replace(" ", marker or " ")]
-        spellings += [text.removeprefix(" "), f"{prefix}{text}"]
+        spellings = ["".join(_CHARACTERS[byte] for byte in piece.bytes)]
+        spellings += [text.replace(" ", marker)] if marker else [text.removeprefix(" "), f"{prefix}{text}"]
         return next((one for one in spellings if one and spell(one, False) == piece), None)
 
     return respell
