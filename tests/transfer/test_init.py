@@ -24,10 +24,11 @@ from clpds.recipe import Init
 from clpds.transfer.baselines import segment
 from clpds.transfer.clp import Variant
 from clpds.transfer.init import init
+from clpds.transfer.methods import METHODS
 from clpds.vocabulary.overlap import Overlap, overlap
 from clpds.vocabulary.pieces import pieces
 from clpds.vocabulary.tokenizer import load_tokenizer
-from tests.tiny import save_model, tiny_model, tiny_tokenizer
+from tests.tiny import save_model, text, tiny_model, tiny_tokenizer
 from tests.transfer.test_clp import naive
 
 
@@ -172,12 +173,19 @@ def with_a_hole(folder: Path, tokenizer: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("method", ["clp", "random", "mean", "subpieces"])
-def test_tokenizers_with_holes_in_their_ids(method: Any, step: Init, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def german_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("text") / "german.txt"
+    file.write_text("\n".join(text("de")), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tokenizers_with_holes_in_their_ids(method: Any, step: Init, tmp_path: Path, german_text: Path) -> None:
     german = tiny_tokenizer("byte_bpe", "de")
     helper = with_a_hole(tmp_path / "helper", german)
     tiny_model("llama", 640, seed=1).save_pretrained(helper)
-    init(replace(step, method=method, helper=helper))
+    init(replace(step, method=method, helper=helper, text=(german_text,)))
     new = tensors(step.out)["model.embed_tokens.weight"].float()
     count = len(german)
     assert len(new) == count + 5
@@ -197,6 +205,54 @@ def test_random_rows_have_the_sources_mean_and_deviation(step: Init, models: Pat
         assert not (rows[found.target] == source[found.source]).all(dim=1).any()
     both = torch.stack([new[name].float().flatten() for name in ("model.embed_tokens.weight", "lm_head.weight")])
     assert abs(float(torch.corrcoef(both)[0, 1])) < 0.05  # each its own noise
+
+
+@pytest.mark.parametrize("method", ["overlap", "focus", "omp"])
+def test_the_overlap_is_copied_and_the_rest_is_new(method: Any, step: Init, models: Path, german_text: Path) -> None:
+    init(replace(step, method=method, text=(german_text,)))
+    found, old, new = shared_of(models), tensors(models / "source"), tensors(step.out)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert torch.equal(new[name][found.target], old[name][found.source])
+        missing = new[name][found.missing].float()
+        assert missing.isfinite().all()
+        assert len(missing.unique(dim=0)) > 0.9 * len(missing)
+    record = provenance.read(step.out)
+    assert record is not None
+    if method == "focus":
+        assert record["inputs"]["text 1"]["sha256"] == provenance.hash_file(german_text)
+    if method == "omp":
+        assert record["sparsity"] == int(next(iter(record["losses"])))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_extended_model_keeps_the_sources_tokens(
+    method: Any, step: Init, models: Path, german_text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = replace(step, method=method, text=(german_text,))
+    init(replace(step, extend=True, pad_to=8))
+    init(replace(step, out=step.out.with_name("replaced")))
+    old, new, replaced = (tensors(folder) for folder in (models / "source", step.out, step.out.with_name("replaced")))
+    source, target = load_tokenizer(models / "source"), load_tokenizer(models / "helper")
+    first, tokenizer = len(source), AutoTokenizer.from_pretrained(step.out)
+    wanted, found = pieces(target), pieces(load_tokenizer(step.out))
+    same = {piece.bytes: id_ for id_, piece in wanted.items()}
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert torch.equal(new[name][:first], old[name][:first])
+        for id_ in range(first, len(tokenizer)):
+            assert torch.equal(new[name][id_], replaced[name][same[found[id_].bytes]])
+    record = provenance.read(step.out)
+    assert record is not None
+    assert record["extension"]["added"] == len(tokenizer) - first > 100
+    assert "added" in capsys.readouterr().out
+    model = AutoModelForCausalLM.from_pretrained(step.out)
+    source_config = AutoModelForCausalLM.from_pretrained(models / "source").config
+    assert (model.config.eos_token_id, model.config.bos_token_id) == (
+        source_config.eos_token_id,
+        source_config.bos_token_id,
+    )
+    assert model.config.vocab_size == len(new["lm_head.weight"]) == -(-len(tokenizer) // 8) * 8
+    logits = model(**tokenizer("Im Anfang schuf Gott", return_tensors="pt", return_token_type_ids=False)).logits
+    assert logits.isfinite().all()
 
 
 def test_mean_rows(step: Init, models: Path) -> None:
@@ -247,6 +303,7 @@ import sys
 from pathlib import Path
 from clpds.recipe import Init
 from clpds.transfer.init import init
+from clpds.transfer.methods import METHODS
 source, helper, out = map(Path, sys.argv[1:])
 init(Init(source=source, helper=helper, out=out, weighting="auto"))
 """
