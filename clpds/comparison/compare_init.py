@@ -30,7 +30,8 @@ def compare_init(options: CompareInit) -> None:
     Raises UserError where nothing can be measured at all; the error of one method is its line of the table.
     """
     check_input(options.data)
-    steps = candidates(recipe.load_recipe(options.recipe, options.overrides), options.methods)
+    inputs = recipe.load_recipe(options.recipe, options.overrides)
+    steps = candidates(inputs, options.methods)
     options.out.mkdir(parents=True, exist_ok=True)
     results = []
     with progress("initialising and evaluating (methods)", len(steps)) as advance:
@@ -44,7 +45,7 @@ def compare_init(options: CompareInit) -> None:
     write_text(options.out / "compare.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     _show(results)
     bars = {result["method"]: result["bits_per_byte"] for result in results if "error" not in result}
-    draw(options.out / "compare.png", f"{_name(steps)}, before training", bars, None)
+    draw(options.out / "compare.png", f"{inputs.path.stem}, before training", bars, None)
     sys.stdout.write(f"picture: {options.out / 'compare.png'}\n")
 
 
@@ -125,9 +126,3 @@ def _show(results: list[dict[str, Any]]) -> None:
     for result in results:
         if "error" in result:
             console.print(f"{result['method']} failed: {result['error']}", soft_wrap=True)
-
-
-def _name(steps: dict[str, recipe.Init]) -> str:
-    step = next(iter(steps.values()))
-    target = step.helper or step.tokenizer
-    return f"{step.source.name} to {target.name}" if target else step.source.name
