@@ -148,6 +148,7 @@ class Supervise:
 # verb -> (its options, where it is done)
 VERBS: dict[str, tuple[type[Any], str]] = {
     "tokenizer": (recipe.Tokenizer, "clpds.vocabulary.train:train_tokenizer"),
+    "embeddings": (recipe.Embeddings, "clpds.vocabulary.fasttext:train_embeddings"),
     "data": (recipe.Data, "clpds.data.prepare:prepare"),
     "init": (recipe.Init, "clpds.transfer.init:init"),
     "compare-init": (CompareInit, "clpds.comparison.compare_init:compare_init"),
@@ -205,6 +206,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     logging.getLogger("DeepSpeed").addFilter(_is_error)  # it sets its own level when it is imported
+    logging.getLogger("gensim").setLevel(logging.ERROR)
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|transformers|deepspeed|datasets)\b")

@@ -20,6 +20,7 @@ from clpds.recipe.steps import (
     Count,
     Data,
     Dtype,
+    Embeddings,
     Eval,
     Init,
     InitMethod,
@@ -40,7 +41,8 @@ from clpds.recipe.steps import (
 )
 
 __all__ = [
-    "VERBS", "Convert", "Corpus", "Count", "Data", "Dtype", "Eval", "Init", "InitMethod", "Inspect", "MaybeCount",
-    "MaybePath", "MaybeText", "NotNegative", "Optimizer", "Recipe", "Report", "Saving", "Schedule", "Step", "Tokenizer",
-    "Train", "Validation", "checked", "load_recipe", "load_stage", "of_step", "read_yaml", "verb_of",
+    "VERBS", "Convert", "Corpus", "Count", "Data", "Dtype", "Embeddings", "Eval", "Init", "InitMethod", "Inspect",
+    "MaybeCount", "MaybePath", "MaybeText", "NotNegative", "Optimizer", "Recipe", "Report", "Saving", "Schedule",
+    "Step", "Tokenizer", "Train", "Validation", "checked", "load_recipe", "load_stage", "of_step", "read_yaml",
+    "verb_of",
 ]  # fmt: skip

@@ -70,6 +70,28 @@ class Tokenizer(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Embeddings(_Checked):
+    """Train static word embeddings (fastText) on raw text, for init --method wechsel."""
+
+    input: Files
+    """Text, JSONL or Parquet files, plain or compressed."""
+    dimension: Count = 100
+    """Numbers in a word's vector; the same for both languages."""
+    epochs: Count = 5
+    """Passes over the text."""
+    min_count: Count = 5
+    """Leave out words that occur less often."""
+    text_key: str = "text"
+    """Field that holds the text in JSONL and Parquet files."""
+    out: Path
+    """Folder to write, with fasttext.bin."""
+    seed: int = 0
+    """For the first vectors and the negative samples."""
+    overwrite: bool = False
+    """Replace the output folder if it exists."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data(_Checked):
     """Tokenise and pack raw text into memory-mapped blocks."""
 
@@ -319,9 +341,10 @@ class Inspect(_Checked):
     """The source model to look for nearest tokens in; by default the one named in the provenance."""
 
 
-Step = Tokenizer | Data | Init | Train | Convert | Eval | Report | Inspect
+Step = Tokenizer | Embeddings | Data | Init | Train | Convert | Eval | Report | Inspect
 VERBS: dict[str, type[Any]] = {
     "tokenizer": Tokenizer,
+    "embeddings": Embeddings,
     "data": Data,
     "init": Init,
     "train": Train,
