@@ -149,6 +149,7 @@ class Supervise:
 VERBS: dict[str, tuple[type[Any], str]] = {
     "tokenizer": (recipe.Tokenizer, "clpds.vocabulary.train:train_tokenizer"),
     "embeddings": (recipe.Embeddings, "clpds.vocabulary.fasttext:train_embeddings"),
+    "dictionary": (recipe.Dictionary, "clpds.vocabulary.dictionary:induce_dictionary"),
     "data": (recipe.Data, "clpds.data.prepare:prepare"),
     "init": (recipe.Init, "clpds.transfer.init:init"),
     "compare-init": (CompareInit, "clpds.comparison.compare_init:compare_init"),

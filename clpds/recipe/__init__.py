@@ -19,6 +19,7 @@ from clpds.recipe.steps import (
     Corpus,
     Count,
     Data,
+    Dictionary,
     Dtype,
     Embeddings,
     Eval,
@@ -41,8 +42,8 @@ from clpds.recipe.steps import (
 )
 
 __all__ = [
-    "VERBS", "Convert", "Corpus", "Count", "Data", "Dtype", "Embeddings", "Eval", "Init", "InitMethod", "Inspect",
-    "MaybeCount", "MaybePath", "MaybeText", "NotNegative", "Optimizer", "Recipe", "Report", "Saving", "Schedule",
-    "Step", "Tokenizer", "Train", "Validation", "checked", "load_recipe", "load_stage", "of_step", "read_yaml",
-    "verb_of",
+    "VERBS", "Convert", "Corpus", "Count", "Data", "Dictionary", "Dtype", "Embeddings", "Eval", "Init", "InitMethod",
+    "Inspect", "MaybeCount", "MaybePath", "MaybeText", "NotNegative", "Optimizer", "Recipe", "Report", "Saving",
+    "Schedule", "Step", "Tokenizer", "Train", "Validation", "checked", "load_recipe", "load_stage", "of_step",
+    "read_yaml", "verb_of",
 ]  # fmt: skip

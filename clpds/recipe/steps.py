@@ -92,6 +92,18 @@ class Embeddings(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dictionary(_Checked):
+    """Make a bilingual dictionary out of parallel text, for init --method wechsel."""
+
+    parallel: Annotated[tuple[Path, ...], Field(min_length=1, max_length=2)]
+    """Two text files whose lines are translations, source language first; or one with a tab in every line."""
+    out: Path
+    """Text file to write: a pair of words a line, the most frequent first."""
+    overwrite: bool = False
+    """Replace the output file if it exists."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data(_Checked):
     """Tokenise and pack raw text into memory-mapped blocks."""
 
@@ -341,10 +353,11 @@ class Inspect(_Checked):
     """The source model to look for nearest tokens in; by default the one named in the provenance."""
 
 
-Step = Tokenizer | Embeddings | Data | Init | Train | Convert | Eval | Report | Inspect
+Step = Tokenizer | Embeddings | Dictionary | Data | Init | Train | Convert | Eval | Report | Inspect
 VERBS: dict[str, type[Any]] = {
     "tokenizer": Tokenizer,
     "embeddings": Embeddings,
+    "dictionary": Dictionary,
     "data": Data,
     "init": Init,
     "train": Train,

@@ -130,7 +130,7 @@ def neighbours(space: Space, k: int) -> tuple[Tensor, Tensor]:
     """
     k = min(k, len(space.overlap))
     cosines, indices = torch.empty(len(space.missing), k), torch.empty(len(space.missing), k, dtype=torch.long)
-    with progress("nearest shared tokens", len(cosines)) as advance:
+    with progress("nearest tokens", len(cosines)) as advance:
         for part in blocks(len(cosines), len(space.overlap)):
             cosines[part], indices[part] = torch.topk(space.missing[part] @ space.overlap.T, k)
             advance(len(cosines[part]))
