@@ -11,20 +11,31 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from tyro.conf import Positional, arg
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-InitMethod = Literal["clp", "focus", "omp", "random", "overlap", "mean", "subpieces"]
+InitMethod = Literal["clp", "wechsel", "focus", "omp", "random", "overlap", "mean", "subpieces"]
 Weighting = Literal["published", "nearest", "ridge", "clipped", "auto"]
 # What a method cannot do without, beside the source and the target tokenizer.
-NEEDS: dict[InitMethod, tuple[str, ...]] = {"clp": ("helper",), "focus": ("text",), "omp": ("helper",)}
+NEEDS: dict[InitMethod, tuple[str, ...]] = {
+    "clp": ("helper",),
+    "wechsel": ("source_embeddings", "target_embeddings", "dictionary"),
+    "focus": ("text",),
+    "omp": ("helper",),
+}
 # Options of Init that some methods use and others would ignore.
 USED_BY: dict[str, tuple[InitMethod, ...]] = {
     "weighting": ("clp",),
-    "neighbours": ("clp",),
-    "temperature": ("clp",),
+    "neighbours": ("clp", "wechsel"),
+    "temperature": ("clp", "wechsel"),
     "ridge": ("clp",),
     "center": ("clp",),
     "sparsity": ("omp",),
     "text": ("focus",),
     "text_key": ("focus",),
+    "source_embeddings": ("wechsel",),
+    "target_embeddings": ("wechsel",),
+    "dictionary": ("wechsel",),
+    "max_words": ("wechsel",),
+    "refinements": ("wechsel",),
+    "copy_overlap": ("wechsel",),
 }
 
 
@@ -42,6 +53,9 @@ _OPTIONAL = "(optional)"
 MaybePath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint=_OPTIONAL)]
 MaybeCount = Annotated[Count | None, arg(metavar="INT", help_behavior_hint=_OPTIONAL)]
 MaybeDtype = Annotated[Dtype | None, arg(metavar="{float32,bfloat16,float16}", help_behavior_hint=_OPTIONAL)]
+MaybeTemperature = Annotated[
+    float | None, BeforeValidator(_no_switch), Field(gt=0), arg(metavar="FLOAT", help_behavior_hint=_OPTIONAL)
+]
 MaybeText = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint=_OPTIONAL)]
 
 
@@ -136,7 +150,7 @@ class Init(_Checked):
     """Build a model's first checkpoint in a new vocabulary from a model that exists."""
 
     method: InitMethod = "clp"
-    """clp, focus, omp: from what is known of the new tokens; random, overlap, mean, subpieces: baselines."""
+    """clp, wechsel, focus, omp: from what is known of the new tokens; random, overlap, mean, subpieces: baselines."""
     source: Path
     """The large model to take over: a folder, a GGUF file or a hub id."""
     helper: MaybePath = None
@@ -150,9 +164,9 @@ class Init(_Checked):
     weighting: Weighting = "published"
     """How missing rows are weighted over the overlap (clp); auto picks by held-out overlap rows."""
     neighbours: Count = 10
-    """k, for the weighting `nearest`."""
-    temperature: Annotated[float, BeforeValidator(_no_switch), Field(gt=0)] = 0.05
-    """Softmax temperature, for the weighting `nearest`."""
+    """k, for wechsel and the weighting `nearest`."""
+    temperature: MaybeTemperature = None
+    """Softmax temperature, for wechsel (0.1 unless told) and the weighting `nearest` (0.05)."""
     ridge: Amount = 1.0
     """Ridge strength relative to the mean eigenvalue of H^T H (H: helper rows), for the weighting `ridge`."""
     center: bool = False
@@ -163,6 +177,18 @@ class Init(_Checked):
     """Text of the target language to learn how tokens are used from (focus): text, JSONL or Parquet files."""
     text_key: str = "text"
     """Field that holds the text in JSONL and Parquet files (focus)."""
+    source_embeddings: MaybePath = None
+    """Word embeddings of the source's language (wechsel): made by `clpds embeddings`, fastText's .bin, or .vec text."""
+    target_embeddings: MaybePath = None
+    """Word embeddings of the target language (wechsel)."""
+    dictionary: MaybePath = None
+    """Pairs of words, source language first, a tab or space between (wechsel); `clpds dictionary` makes one."""
+    max_words: MaybeCount = None
+    """Use the first words of each embedding only, the most frequent (wechsel)."""
+    refinements: NotNegative = 0
+    """Rounds in which the alignment induces a dictionary of its own and is fitted to that (wechsel)."""
+    copy_overlap: bool = False
+    """Copy the rows of tokens that the source has; the paper copies special tokens only (wechsel)."""
     pad_to: Count = 1
     """Pad the number of rows to a multiple of this (64 or 128 suits GPUs and tensor parallelism)."""
     dtype: MaybeDtype = None

@@ -25,6 +25,8 @@ from clpds.transfer.vocabulary_swap import Role, swap_vocabulary
 from clpds.vocabulary.roles import special_ids
 from clpds.vocabulary.tokenizer import misread
 
+INPUTS = "source", "helper", "tokenizer", "source_embeddings", "target_embeddings", "dictionary"
+
 
 @dataclass(frozen=True)
 class Made:
@@ -52,7 +54,7 @@ def init(step: Init) -> None:
             result,
             step.out,
             step,
-            inputs={"source": step.source, "helper": step.helper, "tokenizer": step.tokenizer}
+            inputs={name: getattr(step, name) for name in INPUTS}
             | {f"text {number}": path for number, path in enumerate(step.text, 1)},
             card=made.card if made else "",
             dtype=getattr(torch, step.dtype) if step.dtype else None,

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
+
 from clpds.data.read import stream_documents
 from clpds.errors import UserError
 from clpds.recipe import Init, InitMethod
+from clpds.transfer import summary
 from clpds.transfer.baselines import mean_rows, overlap_rows, random_rows, segment, subpiece_rows
 from clpds.transfer.choose import Choice, best, grid, rank, rank_sparsities
 from clpds.transfer.clp import Variant, clp
@@ -18,6 +21,14 @@ from clpds.transfer.focus import focus
 from clpds.transfer.models import Models
 from clpds.transfer.omp import omp
 from clpds.transfer.vocabulary_swap import Rows
+from clpds.transfer.wechsel import find_neighbours, wechsel
+from clpds.vocabulary.alignment import align
+from clpds.vocabulary.dictionary import read_dictionary
+from clpds.vocabulary.roles import match_special
+from clpds.vocabulary.static import read_static
+from clpds.vocabulary.subwords import subword_vectors
+
+TEMPERATURES: dict[InitMethod, float] = {"clp": 0.05, "wechsel": 0.1}  # each paper's, or what suits it best
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,8 @@ def _clp(step: Init, models: Models) -> Found:
     shared, helper = models.shared, models.helper_matrices()
     asked, variants = None, grid()
     if step.weighting != "auto":
-        asked = Variant(step.weighting, step.neighbours, step.temperature, step.ridge, step.center)
+        temperature = step.temperature or TEMPERATURES[step.method]
+        asked = Variant(step.weighting, step.neighbours, temperature, step.ridge, step.center)
         variants = list(dict.fromkeys([asked, *variants]))
     source = {role: models.matrix(role, rows) for role, rows in models.rows.items()}
     scores = rank(shared, source, helper, seed=step.seed, variants=variants)
@@ -102,6 +114,39 @@ def _subpieces(step: Init, models: Models) -> Found:
     return Found(subpiece_rows(models.shared, segments), how)
 
 
+def _wechsel(step: Init, models: Models) -> Found:
+    """Align the two embeddings, give both vocabularies vectors in one space, take the nearest."""
+    assert step.source_embeddings is not None  # recipe.steps.NEEDS
+    assert step.target_embeddings is not None
+    assert step.dictionary is not None
+    dictionary = read_dictionary(step.dictionary)
+    ours = read_static(step.source_embeddings, limit=step.max_words)
+    theirs = read_static(step.target_embeddings, limit=step.max_words)
+    alignment = align(ours, theirs, dictionary, name=step.dictionary, refinements=step.refinements, seed=step.seed)
+    summary.show_alignment(alignment, len(dictionary))
+    source = subword_vectors(models.source_tokenizer, ours) @ alignment.W
+    subwords = find_neighbours(source, subword_vectors(models.target_tokenizer, theirs), step.neighbours)
+    shared = models.shared
+    copied = shared.target, shared.source
+    if not step.copy_overlap:
+        special = match_special(models.source_tokenizer, models.target_tokenizer)
+        copied = torch.tensor(list(special), dtype=torch.int64), torch.tensor(list(special.values()), dtype=torch.int64)
+    used = torch.cat([shared.target, shared.missing])
+    counts = {
+        "copied": len(copied[0]),
+        "nearest": int((torch.isin(used, subwords.targets) & ~torch.isin(used, copied[0])).sum()),
+        "drawn": int((~torch.isin(used, torch.cat([subwords.targets, copied[0]]))).sum()),
+    }
+    temperature = step.temperature or TEMPERATURES[step.method]
+    how = "WECHSEL (Minixhofer et al. 2022, arXiv 2112.06598): " + summary.origins(counts)
+    summary.show_origins(counts)
+    return Found(
+        wechsel(subwords, copied, random_rows(shared, step.seed), temperature),
+        how,
+        {"alignment": alignment.facts(), "rows": counts},
+    )
+
+
 BY_OVERLAP: tuple[InitMethod, ...] = ("clp", "focus", "omp")  # make a new row of shared tokens' rows
 METHODS: dict[InitMethod, Callable[[Init, Models], Found]] = {
     "clp": _clp,
@@ -111,4 +156,5 @@ METHODS: dict[InitMethod, Callable[[Init, Models], Found]] = {
     "overlap": _overlap,
     "mean": _mean,
     "subpieces": _subpieces,
+    "wechsel": _wechsel,
 }

@@ -14,9 +14,11 @@ from clpds.recipe import Init
 from clpds.transfer.choose import Choice, best
 from clpds.transfer.condition import Condition
 from clpds.transfer.vocabulary_swap import Role
+from clpds.vocabulary.alignment import Alignment
 from clpds.vocabulary.overlap import Overlap, coverage
 
 DOUBT = 2  # standard errors that a weighting must be better than the mean row
+CHANCE = 0.01  # precision of a dictionary below which an alignment is taken for none
 NAMES: dict[Role, str] = {"input": "embedding", "output": "head"}
 
 
@@ -58,6 +60,29 @@ def show_rows(conditions: Mapping[Role, Condition], choice: Choice | None) -> No
 def show_extension(kept: int, added: int, left_out: int) -> None:
     """One line: what the extended vocabulary consists of."""
     _line(f"extended: {kept:,} tokens kept, {added:,} added, {left_out:,} left out that would never be formed")
+
+
+def show_alignment(alignment: Alignment, pairs: int) -> None:
+    """How well the dictionary fits, and a warning on stderr where the alignment finds next to no translation."""
+    _line(
+        f"dictionary: {alignment.pairs:,} of {pairs:,} pairs are in both embeddings; of {alignment.asked:,} held-out "
+        f"words {alignment.precision:.1%} find their translation (by CSLS {alignment.precision_csls:.1%})"
+    )
+    if alignment.precision_csls < CHANCE:
+        sys.stderr.write(
+            "clpds init: warning: the alignment finds next to no translation; is the dictionary of these two "
+            "languages, and are the embeddings trained on enough text?\n"
+        )
+
+
+def show_origins(counts: Mapping[str, int]) -> None:
+    """One line: where the new rows come from."""
+    _line(f"rows: {origins(counts)}")
+
+
+def origins(counts: Mapping[str, int]) -> str:
+    """``9 copied, 8,100 nearest, 91 drawn``."""
+    return ", ".join(f"{count:,} {origin}" for origin, count in counts.items())
 
 
 def show_written(out: Path, result: Checkpoint) -> None:

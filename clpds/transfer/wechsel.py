@@ -7,7 +7,6 @@ softmax(cos / temperature). Shared tokens are no exception. ``docs/methods/wechs
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -46,7 +45,7 @@ def find_neighbours(source: Tensor, target: Tensor, k: int = NEIGHBOURS) -> Subw
 
 
 def wechsel(subwords: Subwords, copied: tuple[Tensor, Tensor], drawn: Rows, temperature: float = TEMPERATURE) -> Rows:
-    """The method: rows from the neighbours; the row of target id ``copied[0][i]`` is that of source id ``copied[1][i]``.
+    """The method: rows from the neighbours, or copied: target id ``copied[0][i]`` has that of ``copied[1][i]``.
 
     What has neither is as ``drawn``. The paper copies special tokens only, and draws from the source's
     distribution (``random_rows``).

@@ -118,6 +118,7 @@ def _lines(path: Path, *, blank: bool = False) -> Iterator[tuple[int, str]]:
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
-                raise UserError(f"{path}, line {number} is not valid UTF-8 ({error.reason}); convert it first") from error
+                why = f"{path}, line {number} is not valid UTF-8 ({error.reason}); convert it first"
+                raise UserError(why) from error
             if blank or text.strip():
                 yield number, text

@@ -83,7 +83,7 @@ def _sentences(documents: datasets.Dataset, advance: Callable[[float], None]) ->
 def _count_ngrams(vocabulary: dict[str, int]) -> int:
     """How many different n-grams the words have: a small corpus needs no 2 million buckets."""
     shortest, longest = NGRAMS
-    found = set()
+    found: set[str] = set()
     for word in vocabulary:
         text = f"<{word}>"
         for size in range(shortest, longest + 1):
