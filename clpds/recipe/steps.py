@@ -46,6 +46,7 @@ def _no_switch(value: Any) -> Any:
 
 
 Count = Annotated[int, BeforeValidator(_no_switch), Field(gt=0)]
+Positive = Annotated[float, BeforeValidator(_no_switch), Field(gt=0)]
 Amount = Annotated[float, BeforeValidator(_no_switch), Field(ge=0)]
 NotNegative = Annotated[int, BeforeValidator(_no_switch), Field(ge=0)]
 Files = Annotated[tuple[Path, ...], Field(min_length=1)]
@@ -53,9 +54,7 @@ _OPTIONAL = "(optional)"
 MaybePath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint=_OPTIONAL)]
 MaybeCount = Annotated[Count | None, arg(metavar="INT", help_behavior_hint=_OPTIONAL)]
 MaybeDtype = Annotated[Dtype | None, arg(metavar="{float32,bfloat16,float16}", help_behavior_hint=_OPTIONAL)]
-MaybeTemperature = Annotated[
-    float | None, BeforeValidator(_no_switch), Field(gt=0), arg(metavar="FLOAT", help_behavior_hint=_OPTIONAL)
-]
+MaybePositive = Annotated[Positive | None, arg(metavar="FLOAT", help_behavior_hint=_OPTIONAL)]
 MaybeText = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint=_OPTIONAL)]
 
 
@@ -165,7 +164,7 @@ class Init(_Checked):
     """How missing rows are weighted over the overlap (clp); auto picks by held-out overlap rows."""
     neighbours: Count = 10
     """k, for wechsel and the weighting `nearest`."""
-    temperature: MaybeTemperature = None
+    temperature: MaybePositive = None
     """Softmax temperature, for wechsel (0.1 unless told) and the weighting `nearest` (0.05)."""
     ridge: Amount = 1.0
     """Ridge strength relative to the mean eigenvalue of H^T H (H: helper rows), for the weighting `ridge`."""
