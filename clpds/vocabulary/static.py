@@ -11,7 +11,7 @@ Nothing is unpickled: gensim's own format is not read.
 import gzip
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, cast
 
@@ -49,7 +49,7 @@ class StaticEmbeddings:
     """Words and their vectors, the most frequent first."""
 
     name: str
-    """The file, for messages."""
+    """What was opened, for messages."""
     index: dict[str, int]
     """Word to row, in the order of the rows."""
     matrix: Tensor
@@ -81,7 +81,8 @@ def read_static(path: Path, *, limit: int | None = None) -> StaticEmbeddings:
         raise UserError(f"{path} does not exist" if file == path else f"{path} has no {FILE}; expected word embeddings")
     try:
         with progress(f"reading {path}", 1) as advance:
-            found = _read_fasttext(file, limit) if _begins(file, len(MAGIC)) == MAGIC else _read_text(file, limit)
+            read = _read_fasttext if _begins(file, len(MAGIC)) == MAGIC else _read_text
+            found = replace(read(file, limit), name=str(path))
             advance(1)
     except UserError:
         raise
