@@ -235,46 +235,47 @@ def test_a_dictionary_that_tells_nothing_is_a_warning(
 
 
 def test_the_published_package_gives_the_same_matrices(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the same inputs, to 1e-5, for every row but those that its treatment of special tokens and bytes touches."""
+    """On the same inputs, to 1e-5, for all rows that are determined.
+
+    Left out: rows that have special tokens for neighbours there, which it spells as if they were words; and
+    those whose last neighbour is a tie, as that of ``the`` with and without a space before it.
+    """
     package = pytest.importorskip("wechsel")
     fasttext = pytest.importorskip("fasttext")
     # It decomposes in float32, which leaves errors of 1e-4 in the map.
     monkeypatch.setattr(package, "orthogonal_procrustes", lambda x, y: orthogonal_procrustes(*np.float64([x, y])))
     english, german = tiny_tokenizer("unigram", "en"), tiny_tokenizer("unigram", "de")
     S = gauss(len(english), 16, seed=1)
-    models = [fasttext.load_model(str(real / language / "fasttext.bin")) for language in ("en", "de")]
-    oracle = package.WECHSEL(*models, bilingual_dictionary=str(real / "en-de.txt"))
-    expected, info = oracle.apply(english, german, S.numpy())
     ours, theirs = read_static(real / "en"), read_static(real / "de")
     W = align(ours, theirs, read_dictionary(real / "en-de.txt"), name="d").W
+
+    def compare(theirs_made: tuple[Any, Any], ours: StaticEmbeddings, theirs: StaticEmbeddings) -> None:
+        expected, info = theirs_made
+        source, target = subword_vectors(english, ours) @ W, subword_vectors(german, theirs)
+        wider, found = find_neighbours(source, target, 11), find_neighbours(source, target, 10)
+        none = torch.tensor([], dtype=torch.int64)
+        new = wechsel(found, (none, none), lambda S, role: torch.zeros(len(german), 16))(S, "input")
+        special = set(english.all_special_tokens)
+        determined = []
+        for id_, cosines in zip(found.targets.tolist(), wider.cosines, strict=True):
+            neighbours = info.sources[german.convert_ids_to_tokens(id_)][0]
+            if special.isdisjoint(neighbours) and cosines[9] - cosines[10] > 1e-5:
+                determined.append(id_)
+        assert len(determined) > 0.7 * len(german)
+        np.testing.assert_allclose(new[determined].numpy(), expected[determined], atol=1e-5)
+
+    models = [fasttext.load_model(str(real / language / "fasttext.bin")) for language in ("en", "de")]
+    oracle = package.WECHSEL(*models, bilingual_dictionary=str(real / "en-de.txt"))
     np.testing.assert_allclose(W.numpy(), oracle.source_transform(np.eye(24)), atol=1e-5)
-    found = find_neighbours(subword_vectors(english, ours) @ W, subword_vectors(german, theirs))
-    new = wechsel(found, (torch.tensor([0]), torch.tensor([0])), lambda S, role: torch.zeros(len(german), 16))(
-        S, "input"
-    )
-    # The package looks for neighbours among special tokens, spelling them as if they were words.
-    special = set(english.all_special_tokens)
-    plain = [
-        id_ for id_ in found.targets.tolist() if special.isdisjoint(info.sources[german.convert_ids_to_tokens(id_)][0])
-    ]
-    assert len(plain) > 0.7 * len(german)
-    np.testing.assert_allclose(new[plain].numpy(), expected[plain], atol=1e-5)
+    compare(oracle.apply(english, german, S.numpy()), ours, theirs)
 
     # Without n-grams: gensim's Word2Vec with the same words.
     models = []
     for static in (ours, theirs):
         model = Word2Vec(vector_size=24, min_count=1)
         model.build_vocab_from_freq({word: int(static.counts[row]) for word, row in static.index.items()})
-        order = [static.index[word] for word in model.wv.index_to_key]
-        model.wv.vectors = static.matrix[order].numpy()
+        model.wv.vectors = static.matrix[[static.index[word] for word in model.wv.index_to_key]].numpy()
         models.append(model)
     oracle = package.WECHSEL(*models, bilingual_dictionary=str(real / "en-de.txt"))
-    expected, info = oracle.apply(english, german, S.numpy(), use_subword_info=False)
-    ours, theirs = replace(ours, ngrams=None), replace(theirs, ngrams=None)
-    found = find_neighbours(subword_vectors(english, ours) @ W, subword_vectors(german, theirs))
-    new = wechsel(found, (torch.tensor([0]), torch.tensor([0])), lambda S, role: torch.zeros(len(german), 16))(
-        S, "input"
-    )
-    plain = [id_ for id_ in found.targets.tolist() if german.convert_ids_to_tokens(id_) in info.sources]
-    assert len(plain) > 0.7 * len(german)
-    np.testing.assert_allclose(new[plain].numpy(), expected[plain], atol=1e-5)
+    made = oracle.apply(english, german, S.numpy(), use_subword_info=False)
+    compare(made, replace(ours, ngrams=None), replace(theirs, ngrams=None))
