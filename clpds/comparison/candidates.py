@@ -12,6 +12,7 @@ METHODS: tuple[InitMethod, ...] = get_args(InitMethod)
 # Options that are tried besides those of the recipe, where the published ones are not the best.
 VARIANTS: dict[InitMethod, dict[str, dict[str, Any]]] = {
     "clp": {"clp": {"weighting": "published"}, "clp auto": {"weighting": "auto"}},
+    "wechsel": {"wechsel": {"copy_overlap": False}, "wechsel copied": {"copy_overlap": True}},
     "omp": {"omp 64": {"sparsity": 64}, "omp auto": {"sparsity": None}},
 }
 

@@ -112,6 +112,16 @@ def data(folder: Path) -> Rows:
     return [*rows, *tokenizer(folder / "tokenizer")]
 
 
+def embeddings(folder: Path) -> Rows:
+    """A folder of `clpds embeddings`."""
+    record = provenance.read(folder) or {}
+    dimension = record["parameters"]["dimension"]
+    return [
+        ("kind", "static word embeddings (fastText)"),
+        ("words", f"{record['words']:,}, {dimension:,} dimensions, from {record['documents']:,} documents"),
+    ]
+
+
 def run(folder: Path) -> Rows:
     """A folder of `clpds train`."""
     stage = read_json(folder / "stage.json")

@@ -47,8 +47,11 @@ def describe(path: Path) -> Rows:
         return kinds.run(path)
     if kinds.is_zero(path):
         return kinds.zero(path)
-    if path.is_dir() and (provenance.read(path) or {}).get("verb") == "data":
+    verb = (provenance.read(path) or {}).get("verb") if path.is_dir() else None
+    if verb == "data":
         return kinds.data(path)
+    if verb == "embeddings":
+        return kinds.embeddings(path)
     if (path / "config.json").is_file() or not path.exists():  # a folder, or a name on the hub
         return kinds.model(path)
     if has_tokenizer(path):

@@ -15,6 +15,7 @@ from gensim.models.fasttext import load_facebook_model
 
 from clpds import provenance
 from clpds.errors import UserError
+from clpds.inspection.show import describe
 from clpds.recipe import Embeddings
 from clpds.vocabulary.fasttext import train_embeddings
 from clpds.vocabulary.static import read_static, require_same_dimension
@@ -39,6 +40,12 @@ def test_words_come_by_frequency_with_their_counts(step: Embeddings) -> None:
     assert found.counts.min() >= 3
     assert found.matrix.shape == (len(found.index), 12)
     assert found.counts[found.index["Gott"]] == sum(line.count("Gott") - line.count("Gotte") for line in text("de", 12))
+
+
+def test_inspect_says_what_the_folder_is(step: Embeddings) -> None:
+    rows = dict(describe(step.out))
+    assert rows["kind"] == "static word embeddings (fastText)"
+    assert rows["words"] == f"{len(read_static(step.out).index):,}, 12 dimensions, from 12 documents"
 
 
 def fnv1a(text: str) -> int:
