@@ -11,7 +11,9 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from tyro.conf import Positional, arg
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-InitMethod = Literal["clp", "wechsel", "focus", "omp", "random", "overlap", "mean", "subpieces"]
+InitMethod = Literal["clp", "wechsel", "focus", "omp", "random", "overlap", "mean", "subpieces", "grow"]
+SWAPS: tuple[InitMethod, ...] = ("clp", "wechsel", "focus", "omp", "random", "overlap", "mean", "subpieces")
+GrowthFill = Literal["zero", "small", "copy"]
 Weighting = Literal["published", "nearest", "ridge", "clipped", "auto"]
 # What a method cannot do without, beside the source and the target tokenizer.
 NEEDS: dict[InitMethod, tuple[str, ...]] = {
@@ -36,6 +38,9 @@ USED_BY: dict[str, tuple[InitMethod, ...]] = {
     "max_words": ("wechsel",),
     "refinements": ("wechsel",),
     "copy_overlap": ("wechsel",),
+    "helper": SWAPS,
+    "tokenizer": SWAPS,
+    "pad_to": SWAPS,
 }
 
 
@@ -55,6 +60,7 @@ MaybePath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint=_OPTIO
 MaybeCount = Annotated[Count | None, arg(metavar="INT", help_behavior_hint=_OPTIONAL)]
 MaybeDtype = Annotated[Dtype | None, arg(metavar="{float32,bfloat16,float16}", help_behavior_hint=_OPTIONAL)]
 MaybePositive = Annotated[Positive | None, arg(metavar="FLOAT", help_behavior_hint=_OPTIONAL)]
+MaybeFill = Annotated[GrowthFill | None, arg(metavar="{zero,small,copy}", help_behavior_hint=_OPTIONAL)]
 MaybeText = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint=_OPTIONAL)]
 
 
@@ -149,7 +155,8 @@ class Init(_Checked):
     """Build a model's first checkpoint in a new vocabulary from a model that exists."""
 
     method: InitMethod = "clp"
-    """clp, wechsel, focus, omp: from what is known of the new tokens; random, overlap, mean, subpieces: baselines."""
+    """clp, wechsel, focus, omp: from what is known of the new tokens; random, overlap, mean, subpieces: baselines;
+    grow: a larger model with the source's vocabulary."""
     source: Path
     """The large model to take over: a folder, a GGUF file or a hub id."""
     helper: MaybePath = None
@@ -188,6 +195,18 @@ class Init(_Checked):
     """Rounds in which the alignment induces a dictionary of its own and is fitted to that (wechsel)."""
     copy_overlap: bool = False
     """Copy the rows of tokens that the source has; the paper copies special tokens only (wechsel)."""
+    width: MaybeCount = None
+    """Grow the source to this hidden size first, whatever the method; heads and feed-forward grow along."""
+    heads: MaybeCount = None
+    """Attention heads of the grown model; a head keeps its size, and key-value heads grow in proportion."""
+    feed_forward: MaybeCount = None
+    """Feed-forward size of the grown model."""
+    depth: MaybeCount = None
+    """Layers of the grown model; a new one starts as the identity."""
+    fill: MaybeFill = None
+    """What is added in width: nothing but readers (zero), a little (small), the same again (copy); the exact one."""
+    noise: Amount = 0.0
+    """Deviation of noise on what growth adds, as a share of each tensor's own; 0 keeps the source's function."""
     pad_to: Count = 1
     """Pad the number of rows to a multiple of this (64 or 128 suits GPUs and tensor parallelism)."""
     dtype: MaybeDtype = None
@@ -209,7 +228,16 @@ class Init(_Checked):
         for option, methods in USED_BY.items():
             if self.method not in methods and getattr(self, option) != default[option]:
                 raise ValueError(f"method {self.method} does not use {option}, which is for {', '.join(methods)}")
+        if not self.grows and self.method == "grow":
+            raise ValueError("method grow needs width, heads, feed_forward or depth")
+        if not self.grows and (self.fill or self.noise):
+            raise ValueError("fill and noise are of what growth adds; give width, heads, feed_forward or depth")
         return self
+
+    @property
+    def grows(self) -> bool:
+        """Whether the source is grown before its vocabulary is exchanged."""
+        return any((self.width, self.heads, self.feed_forward, self.depth))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,72 @@
+"""How far the grown model's logits are from the source's: both run, on the same tokens."""
+
+import copy
+import re
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+from torch import Tensor
+from transformers.initialization import no_init_weights
+
+from clpds.checkpoint import Checkpoint
+from clpds.checkpoint.anatomy import model_class
+from clpds.transfer.growth.grow import grow
+from clpds.transfer.growth.plan import Growth
+
+BATCH = (2, 64)  # random tokens
+ROOM = 6 * 10**9  # bytes of the grown model in float32; the source is gone by the time it is built
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Between the logits of two models, in float32."""
+
+    relative: float
+    """The largest difference over the largest absolute logit."""
+    layers: int
+    """The source's layers that took part: all, or the first few of a model too large to be held."""
+
+
+def measure(source: Checkpoint, growth: Growth, room: int = ROOM) -> Difference | None:
+    """Run source and grown model one after the other; of a large model its first layers; None if not one fits.
+
+    All layers grow by the same rules, so that the first ones tell of the rest.
+    """
+    layers = source.config.num_hidden_layers
+    small = source, growth
+    while 4 * sum(prod(tensor.shape) for tensor in grow(*small).tensors.values()) > room:
+        if layers == 1:
+            return None
+        layers = (layers + 1) // 2
+        small = _first(layers, source, growth)
+    tokens = torch.randint(source.config.vocab_size, BATCH, generator=torch.Generator().manual_seed(growth.seed))
+    before = _logits(small[0], tokens)
+    after = _logits(grow(*small), tokens)
+    return Difference(float((after - before).abs().max() / before.abs().max()), layers)
+
+
+def _first(layers: int, source: Checkpoint, growth: Growth) -> tuple[Checkpoint, Growth]:
+    """The source's first ``layers``, and a growth that adds one to them if it added any."""
+    config = copy.deepcopy(source.config)
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+    numbers = {name: re.search(r"\.(\d+)\.", name) for name in source.tensors}
+    beyond = tuple(name for name, number in numbers.items() if number and int(number[1]) >= layers)
+    deeper = growth.depth is not None and growth.depth > source.config.num_hidden_layers
+    return source.derive(dropped=beyond, config=config), replace(growth, depth=layers + 1 if deeper else None)
+
+
+@torch.no_grad()
+def _logits(checkpoint: Checkpoint, tokens: Tensor) -> Tensor:
+    """(batch, length, V), float32; the model is gone when this returns."""
+    config = copy.deepcopy(checkpoint.config)
+    with no_init_weights():
+        model = model_class(config)._from_config(config, dtype=torch.float32)
+    model.tie_weights()
+    state = model.state_dict()
+    for name, tensor in checkpoint.tensors.items():
+        state[name].copy_(tensor.load())
+    logits: Tensor = model.eval()(tokens).logits
+    return logits
