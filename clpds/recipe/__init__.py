@@ -43,6 +43,7 @@ from clpds.recipe.steps import (
 )
 
 __all__ = [
+    "VERBS",
     "Convert",
     "Corpus",
     "Count",
@@ -67,7 +68,6 @@ __all__ = [
     "Step",
     "Tokenizer",
     "Train",
-    "VERBS",
     "Validation",
     "checked",
     "load_recipe",

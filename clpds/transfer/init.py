@@ -1,8 +1,8 @@
 """The verb init: open the models, make the new rows, say how good they are, write the checkpoint."""
 
 import sys
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from clpds.transfer.choose import Choice
 from clpds.transfer.clp import helper_space
 from clpds.transfer.condition import Condition, condition
 from clpds.transfer.extension import extend_vocabulary
+from clpds.transfer.growth import Grown, grow, grow_source, growth_of
 from clpds.transfer.methods import find
 from clpds.transfer.models import Models, open_models
 from clpds.transfer.vocabulary_swap import Role, swap_vocabulary
@@ -33,23 +34,25 @@ class Made:
     """The new model and what is to be told of it."""
 
     result: Checkpoint
-    held: dict[str, LazyTensor]
-    """Those of the tensors that are not read from the source's files."""
     card: str
     facts: dict[str, Any]
+    held: dict[str, LazyTensor] = field(default_factory=dict)
+    """Those of the tensors that are not made from the source's files alone."""
 
 
 def init(step: Init) -> None:
     """Write the model ``step.out``: the source's body under the target tokenizer, its rows by ``step.method``.
 
+    Where a size is given the source is grown first; ``grow`` does nothing else and keeps the vocabulary.
     Of the ranks of an MPI launcher the first makes the rows; all write the source's tensors.
     Raises UserError, with nothing written, for options that do not fit together, a helper of another
-    tokenizer, a matrix that is too small for its tokenizer, NaN or infinity, and no overlap at all.
+    tokenizer, a matrix that is too small for its tokenizer, sizes that a model cannot have, NaN or infinity, and
+    no overlap at all.
     """
     with shared() as world:
         world.agree(lambda: check_free(step.out, overwrite=step.overwrite))
         made = world.agree(lambda: make(step) if world.rank == 0 else None)
-        result, held = _on_all_ranks(world, step.source, made)
+        result, held = _on_all_ranks(world, step, made)
         write_checkpoint(
             result,
             step.out,
@@ -70,7 +73,25 @@ def init(step: Init) -> None:
 
 def make(step: Init) -> Made:
     """The new model with its rows, and on the screen how good they are; nothing is written."""
-    models = open_models(step)
+    source, grown = open_checkpoint(step.source), None
+    if step.grows:
+        grown = grow_source(step, source)
+        source = grown.source
+        summary.show_growth(grown)
+    if step.method == "grow":
+        assert grown is not None  # Init needs a size then
+        made = Made(source, summary.grown_card(step, grown), {})
+    else:
+        made = _swapped(step, source, grown)
+    own = {} if _in_memory(step.source) else source.tensors
+    held = {name: tensor for name, tensor in made.result.tensors.items() if tensor is not own.get(name)}
+    growth = {"growth": grown.facts()} if grown else {}
+    return replace(made, held=held, facts=made.facts | growth)
+
+
+def _swapped(step: Init, source: Checkpoint, grown: Grown | None) -> Made:
+    """The source under the target's vocabulary."""
+    models = open_models(step, source)
     shared = models.shared
     summary.show_overlap(shared)
     found = find(step, models)
@@ -91,12 +112,10 @@ def make(step: Init) -> Made:
             tokenizer_folder=models.target_folder,
             pad_to=step.pad_to,
         )
-    own = {} if _in_memory(step.source) else models.source.tensors
-    held = {name: tensor for name, tensor in result.tensors.items() if tensor is not own.get(name)}
-    return Made(result, held, summary.card(step, shared, result, found.how), facts | found.facts)
+    return Made(result, summary.card(step, shared, result, found.how, grown), facts | found.facts)
 
 
-def _on_all_ranks(world: World, source: Path, made: Made | None) -> tuple[Checkpoint, Collection[str]]:
+def _on_all_ranks(world: World, step: Init, made: Made | None) -> tuple[Checkpoint, Collection[str]]:
     """Rank 0's model on every rank, and the names of those tensors that rank 0 alone can load."""
 
     def outline() -> tuple[PretrainedConfig, dict[str, LazyTensor]]:
@@ -105,8 +124,13 @@ def _on_all_ranks(world: World, source: Path, made: Made | None) -> tuple[Checkp
         return made.result.config, held
 
     config, held = world.on_first(outline)
-    own = world.agree(lambda: {} if made or _in_memory(source) else open_checkpoint(source).tensors)
+    own = world.agree(lambda: {} if made or _in_memory(step.source) else _source_tensors(step))
     return made.result if made else Checkpoint({**own, **held}, config), held
+
+
+def _source_tensors(step: Init) -> Mapping[str, LazyTensor]:
+    source = open_checkpoint(step.source)
+    return (grow(source, growth_of(step)) if step.grows else source).tensors
 
 
 def _on_rank_0_only() -> Tensor:

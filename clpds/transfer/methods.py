@@ -148,7 +148,7 @@ def _wechsel(step: Init, models: Models) -> Found:
 
 
 BY_OVERLAP: tuple[InitMethod, ...] = ("clp", "focus", "omp")  # make a new row of shared tokens' rows
-METHODS: dict[InitMethod, Callable[[Init, Models], Found]] = {
+METHODS: dict[InitMethod, Callable[[Init, Models], Found]] = {  # all but grow, which makes no rows
     "clp": _clp,
     "focus": _focus,
     "omp": _omp,

@@ -43,8 +43,11 @@ class Models:
         return matrices
 
 
-def open_models(step: Init) -> Models:
-    """Open what ``step`` names and match the vocabularies; UserError where the pieces do not belong together."""
+def open_models(step: Init, source: Checkpoint) -> Models:
+    """Open what ``step`` names beside the ``source`` and match the vocabularies.
+
+    Raises UserError where the pieces do not belong together.
+    """
     helper = open_checkpoint(step.helper) if step.helper else None
     target_folder = _tokenizer_folder(helper) if helper else step.tokenizer
     if target_folder is None:
@@ -52,7 +55,6 @@ def open_models(step: Init) -> Models:
     target = load_tokenizer(target_folder)
     if helper and step.tokenizer:
         require_same(target, load_tokenizer(step.tokenizer), str(step.helper), str(step.tokenizer))
-    source = open_checkpoint(step.source)
     source_tokenizer = load_tokenizer(_tokenizer_folder(source))
     rows = {role: read_rows(source, names) for role, names in parts(source).items()}
     _check_height(rows["input"], source_tokenizer, step.source)

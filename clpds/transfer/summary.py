@@ -13,13 +13,39 @@ from clpds.output import human_bytes
 from clpds.recipe import Init
 from clpds.transfer.choose import Choice, best
 from clpds.transfer.condition import Condition
+from clpds.transfer.growth.step import WHY, Grown
 from clpds.transfer.vocabulary_swap import Role
 from clpds.vocabulary.alignment import Alignment
 from clpds.vocabulary.overlap import Overlap, coverage
 
+GOING_ON = """## Going on
+
+    clpds data --input TEXT... --tokenizer MODEL --sequence-length 1024 --out DATA
+    clpds run recipe.yaml
+    clpds convert RUN NEW_MODEL
+
+MODEL is this folder, and `recipe.yaml` is
+
+    steps:
+      train:
+        verb: train
+        model: MODEL
+        data: {target: {path: DATA}}
+        out: RUN
+        steps: 1000
+        micro_batch: 4
+        global_batch: 64
+"""
 DOUBT = 2  # standard errors that a weighting must be better than the mean row
 CHANCE = 0.01  # precision of a dictionary below which an alignment is taken for none
 NAMES: dict[Role, str] = {"input": "embedding", "output": "head"}
+
+
+def show_growth(grown: Grown) -> None:
+    """Two lines: what grew and how, and what that did to the logits."""
+    noise = f", noise {grown.plan.noise:g}" if grown.plan.noise else ""
+    _line(f"grown: {grown.change}; fill {grown.plan.fill}{noise}: {WHY[grown.plan.fill]}")
+    _line(f"largest difference to the source's logits: {grown.measured}")
 
 
 def show_overlap(shared: Overlap) -> None:
@@ -91,27 +117,21 @@ def show_written(out: Path, result: Checkpoint) -> None:
     _line(f"wrote {out}: {result.config.get_text_config().vocab_size:,} rows, {human_bytes(size)}")
 
 
-def card(step: Init, shared: Overlap, result: Checkpoint, how: str) -> str:
+def card(step: Init, shared: Overlap, result: Checkpoint, how: str, grown: Grown | None) -> str:
     """README.md of the new model: front matter that the Hub reads, what was done (``how`` the rows), how to go on."""
     base, target = _name(step.source), _name(step.helper or step.tokenizer)
     vocabulary = "new tokens behind its own" if step.extend else "another vocabulary"
     new, total = len(shared.missing), len(shared.target) + len(shared.missing)
     kinds = "\n".join(f"| shared, {kind} | {count:,} | {count / total:.1%} |" for kind, count in shared.how.items())
-    return f"""---
-base_model: {base}
-library_name: transformers
-tags:
-- clpds
-- vocabulary-transfer
----
-
+    body = f"{grown.card()}\nNothing else was changed." if grown else "Every other tensor is the source's, unchanged."
+    return f"""{_front(base, "vocabulary-transfer")}
 # {base} under the vocabulary of {target}
 
 The body of `{base}` with {vocabulary}, as `clpds init` made it: a starting point for
 training, not yet a model of its language.
 
 Vocabulary rows: {how}.
-Every other tensor is the source's, unchanged. `provenance.json` has the parameters, the hashes of the inputs
+{body} `provenance.json` has the parameters, the hashes of the inputs
 and the measurements.
 
 | tokens | count | share |
@@ -121,23 +141,33 @@ and the measurements.
 
 The embedding has {result.config.get_text_config().vocab_size:,} rows.
 
-## Going on
+{GOING_ON}"""
 
-    clpds data --input TEXT... --tokenizer MODEL --sequence-length 1024 --out DATA
-    clpds run recipe.yaml
-    clpds convert RUN NEW_MODEL
 
-MODEL is this folder, and `recipe.yaml` is
+def grown_card(step: Init, grown: Grown) -> str:
+    """README.md of a model that was grown and kept its vocabulary."""
+    base = _name(step.source)
+    return f"""{_front(base, "model-growth")}
+# {base}, grown
 
-    steps:
-      train:
-        verb: train
-        model: MODEL
-        data: {{target: {{path: DATA}}}}
-        out: RUN
-        steps: 1000
-        micro_batch: 4
-        global_batch: 64
+`{base}` made larger, as `clpds init` did it: it computes what the small model computes, and training goes on from
+there.
+
+{grown.card()}
+The vocabulary is the source's. `provenance.json` has the parameters, the hashes of the inputs and the
+measurements.
+
+{GOING_ON}"""
+
+
+def _front(base: str, tag: str) -> str:
+    return f"""---
+base_model: {base}
+library_name: transformers
+tags:
+- clpds
+- {tag}
+---
 """
 
 

@@ -31,6 +31,10 @@ class Family:
     """The norm whose output the head reads."""
     eps: str | None
     """The config's key of the norms' epsilon; None where it is fixed."""
+    ffn: str | None = "intermediate_size"
+    """The config's key of the feed-forward size; None where it is always four times the width."""
+    free_heads: bool = False
+    """Whether the config can keep the size of a head whatever the width."""
     rms: bool = False
     """RMSNorm, which leaves the mean alone; LayerNorm otherwise."""
     normed_stream: bool = False
@@ -76,6 +80,7 @@ _LLAMA = Family(
     },
     final_norm="model.norm",
     eps="rms_norm_eps",
+    free_heads=True,
     rms=True,
 )  # fmt: skip
 
@@ -94,6 +99,7 @@ _GPT2 = Family(
     },
     final_norm="transformer.ln_f",
     eps="layer_norm_epsilon",
+    ffn="n_inner",
     plain={"scale_attn_by_inverse_layer_idx": False},
 )  # fmt: skip
 
@@ -135,6 +141,7 @@ _BLOOM = Family(
     },
     final_norm="transformer.ln_f",
     eps="layer_norm_epsilon",
+    ffn=None,
     normed_stream=True,
     alibi=True,
     plain={"apply_residual_connection_post_layernorm": False},
@@ -163,6 +170,7 @@ _OPT = Family(
     },
     final_norm="model.decoder.final_layer_norm",
     eps=None,
+    ffn="ffn_dim",
     plain={"_remove_final_layer_norm": False, "layer_norm_elementwise_affine": True},
 )  # fmt: skip
 _OPT_NORMS = "model.decoder.layers.*.self_attn_layer_norm", "model.decoder.layers.*.final_layer_norm"

@@ -11,10 +11,9 @@ from transformers import PretrainedConfig
 from clpds.errors import UserError
 from clpds.recipe import GrowthFill
 from clpds.transfer.growth.axes import Family, family
-from clpds.transfer.growth.expand import Axis
+from clpds.transfer.growth.expand import Axis, Fill
 
 SMALL = 0.01  # noise of the fill "small", where none is given
-FFN_KEYS = {"gpt2": "n_inner", "opt": "ffn_dim", "bloom": None}  # what others call intermediate_size; None: 4 h
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,10 @@ class Plan:
     """For each layer of the grown model: the source's layer it is made from, and whether it is a new one."""
     fill: GrowthFill
     noise: float
-    written: float = 1.0
-    """Factor of everything that is written to the stream."""
     gain: float = 1.0
     """Factor of every norm's gain."""
+    written: float = 1.0
+    """Factor of everything that is written to the stream."""
     final: float = 1.0
     """Factor of the last norm's output."""
 
@@ -68,7 +67,7 @@ def plan(config: PretrainedConfig, growth: Growth) -> Plan:
     new["key-value heads"] = _key_value_heads(old, heads)
     _require_exact(config.model_type, table, old, new, fill)
 
-    grown = _new_config(config, old, new)
+    grown = _new_config(config, table, old, new)
     axes = _axes(config, table, old, new, fill)
     layers = _layers(old["layers"], depth)
     if getattr(config, "layer_types", None):
@@ -78,16 +77,17 @@ def plan(config: PretrainedConfig, growth: Growth) -> Plan:
     tied = config.tie_word_embeddings and "e" in axes
     if fill == "copy":
         return Plan(table, grown, axes, layers, fill, noise, final=1 / times if tied else 1.0)
-    if table.eps is None:  # the stream grows instead, so that its mean square is the old one
+    gain = times**-0.5  # the mean square runs over more coordinates, none of which adds to it
+    if table.eps is None:  # the stream gets larger instead, and with it a tied head
         written = times**0.5
-        return Plan(table, grown, axes, layers, fill, noise, written, final=1 / written if tied else 1.0)
+        return Plan(table, grown, axes, layers, fill, noise, gain, written, final=1 / written if tied else 1.0)
     setattr(grown, table.eps, getattr(config, table.eps) / times)
-    return Plan(table, grown, axes, layers, fill, noise, gain=times**-0.5)
+    return Plan(table, grown, axes, layers, fill, noise, gain)
 
 
 def sizes(config: PretrainedConfig) -> dict[str, int]:
     """Width, heads, key-value heads, feed-forward and layers of a config that has a table."""
-    key = FFN_KEYS.get(config.model_type, "intermediate_size")
+    key = family(config).ffn
     return {
         "width": config.hidden_size,
         "heads": config.num_attention_heads,
@@ -119,9 +119,7 @@ def _key_value_heads(old: Mapping[str, int], heads: int) -> int:
     return heads // group
 
 
-def _require_exact(
-    kind: str, table: Family, old: Mapping[str, int], new: Mapping[str, int], fill: GrowthFill
-) -> None:
+def _require_exact(kind: str, table: Family, old: Mapping[str, int], new: Mapping[str, int], fill: GrowthFill) -> None:
     """What the fill can do with this architecture."""
     wider = new["width"] > old["width"]
     if wider and table.normed_stream and fill != "copy":
@@ -135,7 +133,9 @@ def _require_exact(
             raise UserError(f"fill copy needs a multiple of the source's {name} {old[name]}, not {new[name]}{advice}")
 
 
-def _new_config(config: PretrainedConfig, old: Mapping[str, int], new: Mapping[str, int]) -> PretrainedConfig:
+def _new_config(
+    config: PretrainedConfig, table: Family, old: Mapping[str, int], new: Mapping[str, int]
+) -> PretrainedConfig:
     grown = copy.deepcopy(config)
     grown.hidden_size = new["width"]
     grown.num_attention_heads = new["heads"]
@@ -144,32 +144,33 @@ def _new_config(config: PretrainedConfig, old: Mapping[str, int], new: Mapping[s
         grown.num_key_value_heads = new["key-value heads"]
     if getattr(config, "word_embed_proj_dim", None) == old["width"]:
         grown.word_embed_proj_dim = new["width"]
-    _set_head_size(config, grown)
-    key = FFN_KEYS.get(config.model_type, "intermediate_size")
-    if key:
-        setattr(grown, key, new["feed-forward"])
+    _keep_head_size(config, grown, table)
+    if table.ffn:
+        setattr(grown, table.ffn, new["feed-forward"])
     elif new["feed-forward"] != 4 * new["width"]:
         raise UserError(f"the feed-forward size of {config.model_type} is always four times the width")
     return grown
 
 
-def _set_head_size(config: PretrainedConfig, grown: PretrainedConfig) -> None:
+def _keep_head_size(config: PretrainedConfig, grown: PretrainedConfig, table: Family) -> None:
     size = head_size(config)
-    if getattr(config, "head_dim", None) or config.model_type in ("llama", "mistral", "qwen2", "qwen3"):
-        grown.head_dim = size
-    elif grown.num_attention_heads * size != grown.hidden_size:
+    if grown.num_attention_heads * size != grown.hidden_size and not table.free_heads:
         raise UserError(
             f"{grown.num_attention_heads} heads of {size} do not make a width of {grown.hidden_size}, as "
             f"{config.model_type} needs; a head keeps its size, so give {grown.hidden_size / size:.4g} heads"
         )
+    if table.free_heads:
+        grown.head_dim = size
 
 
 def _axes(
     config: PretrainedConfig, table: Family, old: Mapping[str, int], new: Mapping[str, int], fill: GrowthFill
 ) -> dict[str, Axis]:
-    stream = Axis(old["width"], new["width"], "copy" if fill == "copy" else "zero" if table.rms else "mean")
+    outer: Fill = "copy" if fill == "copy" else "zero" if table.rms else "mean"
+    inner: Fill = "copy" if fill == "copy" else "unread"
+    stream = Axis(old["width"], new["width"], outer)
     own_width = getattr(config, "word_embed_proj_dim", old["width"]) != old["width"]
-    inner, size = ("copy" if fill == "copy" else "unread"), head_size(config)
+    size = head_size(config)
     found = {
         "h": stream,
         "q": Axis(old["heads"], new["heads"], inner, size),

@@ -1,0 +1,86 @@
+"""Growth in the verb init: from its options to the grown source, and what is told of it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from clpds.checkpoint import Checkpoint
+from clpds.recipe import Init
+from clpds.transfer.growth.grow import grow
+from clpds.transfer.growth.measure import Difference, measure
+from clpds.transfer.growth.plan import Growth, Plan, plan, sizes
+
+WHY = {
+    "zero": "what is added writes nothing at first, or the mean of the rest under LayerNorm",
+    "small": "what is added writes little at first",
+    "copy": "what is added repeats the source, and what reads it is split unequally",
+}
+
+
+@dataclass(frozen=True)
+class Grown:
+    """The grown source, and what was done to it."""
+
+    source: Checkpoint
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+    plan: Plan
+    difference: Difference | None
+
+    @property
+    def change(self) -> str:
+        """``width 576 -> 1152, layers 30 -> 40``: the sizes that grew."""
+        grew = [f"{name} {old} -> {self.after[name]}" for name, old in self.before.items() if old < self.after[name]]
+        return ", ".join(grew)
+
+    @property
+    def measured(self) -> str:
+        """How far the logits are from the source's, in words."""
+        if self.difference is None:
+            return "not measured, as one layer and the vocabulary are too large to be held"
+        first = self.difference.layers
+        of = f" (the first {first} of {self.before['layers']} layers)" if first < self.before["layers"] else ""
+        return f"{self.difference.relative:.1e} of the largest logit{of}"
+
+    def facts(self) -> dict[str, Any]:
+        """For provenance.json."""
+        return {
+            "before": dict(self.before),
+            "after": dict(self.after),
+            "fill": self.plan.fill,
+            "noise": self.plan.noise,
+            "logit_difference": None if self.difference is None else asdict(self.difference),
+        }
+
+    def card(self) -> str:
+        """For the model card."""
+        return (
+            f"The body was grown first: {self.change} (fill {self.plan.fill}: {WHY[self.plan.fill]}). "
+            f"Largest difference between the logits of the grown and the small model: {self.measured}."
+        )
+
+
+def growth_of(step: Init) -> Growth:
+    """The options of ``step`` that are growth's."""
+    return Growth(
+        width=step.width,
+        heads=step.heads,
+        feed_forward=step.feed_forward,
+        depth=step.depth,
+        fill=step.fill,
+        noise=step.noise,
+        seed=step.seed,
+    )
+
+
+def grow_source(step: Init, source: Checkpoint) -> Grown:
+    """Grow ``source`` as ``step`` says and measure what that changes; UserError as ``grow``."""
+    growth = growth_of(step)
+    grown = grow(source, growth)
+    return Grown(
+        grown,
+        sizes(source.config),
+        sizes(grown.config),
+        plan(source.config, growth),
+        measure(source, growth),
+    )
