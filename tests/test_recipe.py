@@ -57,12 +57,13 @@ INIT = {
     "center": st.booleans(),
     "sparsity": numbers,
     "text": st.lists(paths, min_size=1).map(tuple),
+    "pad_to": numbers,
 }
 
 
 def init_by(method: str) -> st.SearchStrategy[Init]:
     options = {name: values for name, values in INIT.items() if method in USED_BY.get(name, (method,))}
-    return st.builds(Init, method=st.just(method), pad_to=numbers, **options)
+    return st.builds(Init, method=st.just(method), width=numbers if method == "grow" else optional, **options)
 
 
 BUILD: dict[str, st.SearchStrategy[Any]] = {
@@ -155,6 +156,18 @@ def test_numbers_as_people_write_them(tmp_path: Path) -> None:
         (
             "  en: {verb: init, method: mean, source: m, tokenizer: t, out: o, ridge: 2}",
             "'en': method mean does not use ridge, which is for clp",
+        ),
+        (
+            "  en: {verb: init, method: grow, source: m, out: o}",
+            "'en': method grow needs width, heads, feed_forward or",
+        ),
+        (
+            "  en: {verb: init, method: grow, source: m, out: o, depth: 9, tokenizer: t}",
+            "'en': method grow does not use tokenizer, which is for clp, random, mean, subpieces",
+        ),
+        (
+            "  en: {verb: init, method: mean, source: m, tokenizer: t, out: o, fill: copy}",
+            "'en': fill and noise are of what growth adds; give width, heads, feed_forward or depth",
         ),
         ("stesp: 3", "unknown key 'stesp'; did you mean 'steps'?"),
     ],

@@ -28,13 +28,15 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         {**SMALL, "ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 128},
     ),
     "llama": ("LlamaForCausalLM", GQA),
+    "mistral": ("MistralForCausalLM", GQA),
     "qwen2": ("Qwen2ForCausalLM", GQA),
+    "qwen3": ("Qwen3ForCausalLM", {**GQA, "head_dim": 16}),
     "gemma": ("GemmaForCausalLM", {**GQA, "head_dim": 8}),
     "bert": ("BertForMaskedLM", {**SMALL, "max_position_embeddings": 128}),
     "roberta": ("RobertaForMaskedLM", {**SMALL, "max_position_embeddings": 130}),
     "xlm-roberta": ("XLMRobertaForMaskedLM", {**SMALL, "max_position_embeddings": 130}),
 }
-CAUSAL = ("gpt2", "gpt_neox", "bloom", "opt", "llama", "qwen2", "gemma")
+CAUSAL = ("gpt2", "gpt_neox", "bloom", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma")
 
 
 def tiny_model(

@@ -41,6 +41,7 @@ USED_BY: dict[str, tuple[InitMethod, ...]] = {
     "helper": SWAPS,
     "tokenizer": SWAPS,
     "pad_to": SWAPS,
+    "extend": SWAPS,
 }
 
 

@@ -13,7 +13,7 @@ from clpds.output import human_bytes
 from clpds.recipe import Init
 from clpds.transfer.choose import Choice, best
 from clpds.transfer.condition import Condition
-from clpds.transfer.growth.step import WHY, Grown
+from clpds.transfer.growth.step import Grown
 from clpds.transfer.vocabulary_swap import Role
 from clpds.vocabulary.alignment import Alignment
 from clpds.vocabulary.overlap import Overlap, coverage
@@ -43,8 +43,7 @@ NAMES: dict[Role, str] = {"input": "embedding", "output": "head"}
 
 def show_growth(grown: Grown) -> None:
     """Two lines: what grew and how, and what that did to the logits."""
-    noise = f", noise {grown.plan.noise:g}" if grown.plan.noise else ""
-    _line(f"grown: {grown.change}; fill {grown.plan.fill}{noise}: {WHY[grown.plan.fill]}")
+    _line(f"grown: {grown.change}; {grown.how}")
     _line(f"largest difference to the source's logits: {grown.measured}")
 
 

@@ -12,14 +12,9 @@ from clpds.planning.families import FAMILIES
 from clpds.planning.size import size_of
 from tests.tiny import GQA, SHAPES
 
-MORE: dict[str, tuple[str, dict[str, Any]]] = {
-    "mistral": ("MistralForCausalLM", GQA),
-    "qwen3": ("Qwen3ForCausalLM", {**GQA, "head_dim": 16}),
-}
-
 
 def config_of(shape: str, **changes: Any) -> Any:
-    class_name, arguments = (SHAPES | MORE)[shape]
+    class_name, arguments = SHAPES[shape]
     config = getattr(transformers, class_name).config_class(**arguments | {"vocab_size": 600} | changes)
     config.architectures = [class_name]
     return config
@@ -30,7 +25,7 @@ def as_written(config: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("shape", sorted(SHAPES | MORE))
+@pytest.mark.parametrize("shape", sorted(SHAPES))
 def test_every_parameter_is_that_of_the_model_class(shape: str, tied: bool) -> None:
     config = config_of(shape, tie_word_embeddings=tied)
     size = size_of(as_written(config))
@@ -43,7 +38,7 @@ def test_every_parameter_is_that_of_the_model_class(shape: str, tied: bool) -> N
 
 
 def test_the_table_is_tested_whole() -> None:
-    assert set(FAMILIES) == set(SHAPES | MORE)
+    assert set(FAMILIES) == set(SHAPES)
 
 
 def test_heads_of_another_size_and_as_many_key_value_heads() -> None:

@@ -30,7 +30,7 @@ class Family:
     final_norm: str
     """The norm whose output the head reads."""
     eps: str | None
-    """The config's key of the norms' epsilon; None where it is fixed."""
+    """The config's key of the norms' epsilon; None where it is fixed or also that of norms over a head (Qwen3)."""
     ffn: str | None = "intermediate_size"
     """The config's key of the feed-forward size; None where it is always four times the width."""
     free_heads: bool = False
@@ -73,8 +73,6 @@ _LLAMA = Family(
             "model.layers.*.mlp.up_proj": "f <- h",
             "model.layers.*.mlp.down_proj": "h <- f",
         }),
-        "model.layers.*.self_attn.q_norm.weight": "d",
-        "model.layers.*.self_attn.k_norm.weight": "d",
         **_norms("model.layers.*.input_layernorm", "model.layers.*.post_attention_layernorm", "model.norm"),
         "lm_head.weight": "V <- e",
     },
@@ -83,6 +81,16 @@ _LLAMA = Family(
     free_heads=True,
     rms=True,
 )  # fmt: skip
+
+_QWEN3 = replace(
+    _LLAMA,
+    rules={
+        **_LLAMA.rules,
+        "model.layers.*.self_attn.q_norm.weight": "d",
+        "model.layers.*.self_attn.k_norm.weight": "d",
+    },
+    eps=None,
+)
 
 _GPT2 = Family(
     rules={
@@ -216,7 +224,8 @@ _BERT = _encoder(
 _ROBERTA = _encoder("roberta", "lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias")
 
 FAMILIES: dict[str, Family] = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _LLAMA),
+    **dict.fromkeys(("llama", "mistral", "qwen2"), _LLAMA),
+    "qwen3": _QWEN3,
     "gpt2": _GPT2,
     "gpt_neox": _GPT_NEOX,
     "bloom": _BLOOM,

@@ -45,18 +45,18 @@ def _grown(name: str, shape: tuple[int, ...], source: Checkpoint, made: Plan, se
         load = partial(_silent, name, shape, old, made.noise, seed)
     elif rule in ("gain", "shift"):
         load = partial(_norm, old, rule, made, final=pattern.rpartition(".")[0] == made.family.final_norm)
-    elif _ends(rule, made):
-        load = partial(_matrix, name, old, rule, made, seed)
+    elif _ends(rule, made, new=new):
+        load = partial(_matrix, name, old, _ends(rule, made, new=new), made, seed)
     else:
         return old
     return LazyTensor(shape, old.dtype, load, origin=f"{name}, grown from {old.origin}")
 
 
-def _matrix(name: str, old: LazyTensor, rule: str, made: Plan, seed: int) -> Tensor:
+def _matrix(name: str, old: LazyTensor, ends: list[tuple[str, int, Axis, End]], made: Plan, seed: int) -> Tensor:
     """A weight or bias with each of its axes grown, and scaled where it writes to a scaled stream."""
     tensor = old.load()
     draw = _draw(name, tensor, made.noise, seed)
-    for symbol, dim, axis, end in _ends(rule, made):
+    for symbol, dim, axis, end in ends:
         tensor = end(tensor, dim, axis, draw)
         if end is write and symbol in ("h", "e"):
             tensor = tensor * made.written
@@ -111,17 +111,23 @@ def _written(rule: str) -> tuple[str, int]:
     return rule.partition(" <- ")[0], 0
 
 
-def _ends(rule: str, made: Plan) -> list[tuple[str, int, Axis, End]]:
-    """The ends of a rule that grow: symbol, dimension, axis and what is done there; the writing one first."""
+def _ends(rule: str, made: Plan, *, new: bool) -> list[tuple[str, int, Axis, End]]:
+    """The ends of a rule that grow: symbol, dimension, axis and what is done there; the writing one first.
+
+    Nothing is read of a new layer, so that its added heads and neurons need not be copies of others.
+    """
     symbol, dim = _written(rule)
     ends: list[tuple[str, int, End]] = [(symbol, dim, write)]
     if " " in rule:
         ends.append((rule.split(" ")[2 - 2 * dim], 1 - dim, read))
-    return [
-        (symbol, dim, made.axes[symbol.strip("3")].of(symbol), end)
-        for symbol, dim, end in ends
-        if symbol.strip("3") in made.axes
-    ]
+    found = []
+    for symbol, dim, end in ends:
+        axis = made.axes.get(symbol.strip("3"))
+        if axis and new and symbol not in ("h", "e"):
+            axis = replace(axis, fill="unread")
+        if axis:
+            found.append((symbol, dim, axis.of(symbol), end))
+    return found
 
 
 def _draw(name: str, tensor: Tensor, noise: float, seed: int) -> Draw:

@@ -6,14 +6,16 @@ from typing import Any
 
 from clpds.checkpoint import Checkpoint
 from clpds.recipe import Init
+from clpds.transfer.growth.expand import Fill
 from clpds.transfer.growth.grow import grow
 from clpds.transfer.growth.measure import Difference, measure
 from clpds.transfer.growth.plan import Growth, Plan, plan, sizes
 
-WHY = {
-    "zero": "what is added writes nothing at first, or the mean of the rest under LayerNorm",
-    "small": "what is added writes little at first",
-    "copy": "what is added repeats the source, and what reads it is split unequally",
+HOW: dict[Fill, str] = {
+    "zero": "new coordinates of the stream hold zero",
+    "mean": "new coordinates of the stream hold the mean of the old",
+    "copy": "coordinates are repeated and what reads them is split into unequal shares",
+    "unread": "what new heads and neurons say is not read",
 }
 
 
@@ -32,6 +34,15 @@ class Grown:
         """``width 576 -> 1152, layers 30 -> 40``: the sizes that grew."""
         grew = [f"{name} {old} -> {self.after[name]}" for name, old in self.before.items() if old < self.after[name]]
         return ", ".join(grew)
+
+    @property
+    def how(self) -> str:
+        """The fill, and what it means here."""
+        used = {axis.fill for axis in self.plan.axes.values()}
+        ways = [f"fill {self.plan.fill}", *(text for fill, text in HOW.items() if fill in used)]
+        if any(new for _, new in self.plan.layers):
+            ways.append("new layers start as the identity")
+        return "; ".join(ways if used else ways[1:]) + (f"; noise {self.plan.noise:g}" if self.plan.noise else "")
 
     @property
     def measured(self) -> str:
@@ -55,7 +66,7 @@ class Grown:
     def card(self) -> str:
         """For the model card."""
         return (
-            f"The body was grown first: {self.change} (fill {self.plan.fill}: {WHY[self.plan.fill]}). "
+            f"The body was grown: {self.change}.\n{self.how[0].upper()}{self.how[1:]}.\n"
             f"Largest difference between the logits of the grown and the small model: {self.measured}."
         )
 
