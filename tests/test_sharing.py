@@ -148,7 +148,9 @@ def models(tmp_path: Path) -> dict[str, Any]:
 
 
 @needs_mpirun
-def test_ranks_share_the_shards(models: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("growth", [{}, {"width": 64, "depth": 9}])
+def test_ranks_share_the_shards(growth: dict[str, Any], models: dict[str, Any], tmp_path: Path) -> None:
+    models |= growth
     ranks, alone = tmp_path / "ranks", tmp_path / "alone"
     mpirun(tmp_path, "init", {**models, "out": ranks})
     init(recipe.Init(**models, out=alone))

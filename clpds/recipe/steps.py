@@ -205,7 +205,8 @@ class Init(_Checked):
     depth: MaybeCount = None
     """Layers of the grown model; a new one starts as the identity."""
     fill: MaybeFill = None
-    """What is added in width: nothing but readers (zero), a little (small), the same again (copy); the exact one."""
+    """How added width starts: nothing writes there yet (zero), a little does (small), the same again (copy); unless
+    told, the one that keeps the source's function."""
     noise: Amount = 0.0
     """Deviation of noise on what growth adds, as a share of each tensor's own; 0 keeps the source's function."""
     pad_to: Count = 1
