@@ -58,6 +58,9 @@ INIT = {
     "sparsity": numbers,
     "text": st.lists(paths, min_size=1).map(tuple),
     "pad_to": numbers,
+    "source_embeddings": paths,
+    "target_embeddings": paths,
+    "dictionary": paths,
 }
 
 
@@ -68,6 +71,14 @@ def init_by(method: str) -> st.SearchStrategy[Init]:
 
 BUILD: dict[str, st.SearchStrategy[Any]] = {
     "tokenizer": st.builds(VERBS["tokenizer"], input=st.lists(paths, min_size=1).map(tuple), vocab_size=numbers),
+    "embeddings": st.builds(
+        VERBS["embeddings"],
+        input=st.lists(paths, min_size=1).map(tuple),
+        dimension=numbers,
+        epochs=numbers,
+        min_count=numbers,
+    ),
+    "dictionary": st.builds(VERBS["dictionary"], parallel=st.lists(paths, min_size=1, max_size=2).map(tuple)),
     "data": st.builds(
         VERBS["data"],
         input=st.lists(paths, min_size=1).map(tuple),
@@ -144,7 +155,7 @@ def test_numbers_as_people_write_them(tmp_path: Path) -> None:
         ("    optimizer: {lr: 1, lr: 2}", "is not valid YAML: line 10, column 24: key 'lr' is given twice"),
         ("    optimizer: {lr: 1", "is not valid YAML: line 11, column 1: expected ',' or '}', but got '<stream end>'"),
         ("    [1, 2]: 3", "is not valid YAML: line 10, column 5: found unhashable key"),
-        ("  en: {verb: trian}", "en.verb is 'trian'; did you mean 'train'?; known: tokenizer, data"),
+        ("  en: {verb: trian}", "en.verb is 'trian'; did you mean 'train'?; known: tokenizer, embeddings"),
         ("  en: {verb: [train]}", "en.verb is ['train']"),
         ("  en: {out: o}", "key 'en.verb' is missing; known: tokenizer"),
         ("  en: 3", "key 'en.verb' is missing; known: tokenizer"),
@@ -163,7 +174,7 @@ def test_numbers_as_people_write_them(tmp_path: Path) -> None:
         ),
         (
             "  en: {verb: init, method: grow, source: m, out: o, depth: 9, tokenizer: t}",
-            "'en': method grow does not use tokenizer, which is for clp, random, mean, subpieces",
+            "'en': method grow does not use tokenizer, which is for clp, wechsel, focus, omp, random",
         ),
         (
             "  en: {verb: init, method: mean, source: m, tokenizer: t, out: o, fill: copy}",
