@@ -180,12 +180,31 @@ def german_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="module")
+def knowledge(german_text: Path) -> dict[str, Any]:
+    """What any method needs beside models: text, and word embeddings (random) with a dictionary."""
+    folder = german_text.parent
+    vocabularies = [sorted(set("\n".join(text(language, 3)).split()))[:300] for language in ("en", "de")]
+    for language, words in zip(("en", "de"), vocabularies, strict=True):
+        rows = torch.randn(len(words), 8, generator=torch.Generator().manual_seed(0)).tolist()
+        lines = [f"{word} {' '.join(map(str, row))}\n" for word, row in zip(words, rows, strict=True)]
+        (folder / f"{language}.vec").write_text(f"{len(words)} 8\n" + "".join(lines), encoding="utf-8")
+    pairs = zip(*vocabularies, strict=True)
+    (folder / "dictionary.txt").write_text("".join(f"{a}\t{b}\n" for a, b in pairs), encoding="utf-8")
+    return {
+        "text": (german_text,),
+        "source_embeddings": folder / "en.vec",
+        "target_embeddings": folder / "de.vec",
+        "dictionary": folder / "dictionary.txt",
+    }
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_tokenizers_with_holes_in_their_ids(method: Any, step: Init, tmp_path: Path, german_text: Path) -> None:
+def test_tokenizers_with_holes_in_their_ids(method: Any, step: Init, tmp_path: Path, knowledge: dict[str, Any]) -> None:
     german = tiny_tokenizer("byte_bpe", "de")
     helper = with_a_hole(tmp_path / "helper", german)
     tiny_model("llama", 640, seed=1).save_pretrained(helper)
-    init(replace(step, method=method, helper=helper, text=(german_text,)))
+    init(replace(step, method=method, helper=helper, **knowledge))
     new = tensors(step.out)["model.embed_tokens.weight"].float()
     count = len(german)
     assert len(new) == count + 5
@@ -226,9 +245,9 @@ def test_the_overlap_is_copied_and_the_rest_is_new(method: Any, step: Init, mode
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_extended_model_keeps_the_sources_tokens(
-    method: Any, step: Init, models: Path, german_text: Path, capsys: pytest.CaptureFixture[str]
+    method: Any, step: Init, models: Path, knowledge: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    step = replace(step, method=method, text=(german_text,))
+    step = replace(step, method=method, **knowledge)
     init(replace(step, extend=True, pad_to=8))
     init(replace(step, out=step.out.with_name("replaced")))
     old, new, replaced = (tensors(folder) for folder in (models / "source", step.out, step.out.with_name("replaced")))
