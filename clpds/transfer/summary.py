@@ -37,6 +37,7 @@ MODEL is this folder, and `recipe.yaml` is
         global_batch: 64
 """
 DOUBT = 2  # standard errors that a weighting must be better than the mean row
+FEW = 0.1  # share of a dictionary's pairs: neighbouring languages have their names in common
 CHANCE = 0.01  # precision of a dictionary below which an alignment is taken for none
 NAMES: dict[Role, str] = {"input": "embedding", "output": "head"}
 
@@ -93,7 +94,12 @@ def show_alignment(alignment: Alignment, pairs: int) -> None:
         f"dictionary: {alignment.pairs:,} of {pairs:,} pairs are in both embeddings; of {alignment.asked:,} held-out "
         f"words {alignment.precision:.1%} find their translation (by CSLS {alignment.precision_csls:.1%})"
     )
-    if alignment.precision_csls < CHANCE:
+    if alignment.pairs < FEW * pairs:
+        sys.stderr.write(
+            f"clpds init: warning: only {alignment.pairs:,} of {pairs:,} pairs of the dictionary are in both "
+            "embeddings, perhaps names; is it of these two languages?\n"
+        )
+    elif alignment.precision_csls < CHANCE:
         sys.stderr.write(
             "clpds init: warning: the alignment finds next to no translation; is the dictionary of these two "
             "languages, and are the embeddings trained on enough text?\n"

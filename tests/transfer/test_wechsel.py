@@ -232,6 +232,12 @@ def test_a_dictionary_that_tells_nothing_is_a_warning(
     error = capsys.readouterr().err
     assert "finds next to no translation" in error
     assert error.count("\n") == 1
+    right = "".join(f"{a}\t{b}\n" for a, b in pairs)
+    (tmp_path / "names.txt").write_text(right + "mot\tслово\n" * 12 * len(pairs))
+    init(replace(step, dictionary=tmp_path / "names.txt", overwrite=True))
+    error = capsys.readouterr().err
+    assert "pairs of the dictionary are in both embeddings, perhaps names" in error
+    assert error.count("\n") == 1
 
 
 def test_the_published_package_gives_the_same_matrices(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
