@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -11,6 +12,7 @@ from transformers.initialization import no_init_weights
 
 from clpds.checkpoint import Checkpoint
 from clpds.checkpoint.anatomy import model_class
+from clpds.progress import progress
 from clpds.transfer.growth.grow import grow
 from clpds.transfer.growth.plan import Growth
 
@@ -41,8 +43,9 @@ def measure(source: Checkpoint, growth: Growth, room: int = ROOM) -> Difference 
         layers = (layers + 1) // 2
         small = _first(layers, source, growth)
     tokens = torch.randint(source.config.vocab_size, BATCH, generator=torch.Generator().manual_seed(growth.seed))
-    before = _logits(small[0], tokens)
-    after = _logits(grow(*small), tokens)
+    models = small[0], grow(*small)
+    with progress("comparing logits (tensors)", sum(len(model.tensors) for model in models)) as advance:
+        before, after = (_logits(model, tokens, advance) for model in models)
     return Difference(float((after - before).abs().max() / before.abs().max()), layers)
 
 
@@ -59,7 +62,7 @@ def _first(layers: int, source: Checkpoint, growth: Growth) -> tuple[Checkpoint,
 
 
 @torch.no_grad()
-def _logits(checkpoint: Checkpoint, tokens: Tensor) -> Tensor:
+def _logits(checkpoint: Checkpoint, tokens: Tensor, advance: Callable[[float], None]) -> Tensor:
     """(batch, length, V), float32; the model is gone when this returns."""
     config = copy.deepcopy(checkpoint.config)
     with no_init_weights():
@@ -68,5 +71,6 @@ def _logits(checkpoint: Checkpoint, tokens: Tensor) -> Tensor:
     state = model.state_dict()
     for name, tensor in checkpoint.tensors.items():
         state[name].copy_(tensor.load())
+        advance(1)
     logits: Tensor = model.eval()(tokens).logits
     return logits
