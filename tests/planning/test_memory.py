@@ -37,6 +37,8 @@ WIDER: dict[str, dict[str, Any]] = {
     "opt": {"hidden_size": 64, "ffn_dim": 160, "word_embed_proj_dim": 64},
     "llama": {"hidden_size": 64, "intermediate_size": 160},
     "qwen2": {"hidden_size": 64, "intermediate_size": 160},
+    "mistral": {"hidden_size": 64, "intermediate_size": 160},
+    "qwen3": {"hidden_size": 64, "intermediate_size": 160},
     "gemma": {"hidden_size": 64, "intermediate_size": 160, "head_dim": 16},
 }
 
