@@ -16,7 +16,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from clpds import __version__, recipe
 from clpds.errors import UserError
-from clpds.recipe import Count, InitMethod, MaybeCount, MaybePath, MaybeText, NotNegative
+from clpds.recipe import Count, MaybeCount, MaybePath, MaybeText, NotNegative, VocabularyMethod
 
 Speed = Annotated[float, Field(gt=0)]
 
@@ -93,7 +93,7 @@ class CompareInit:
     """How many blocks, from the first; all unless told."""
     sequence_length: MaybeCount = None
     """Tokens in a window; the model's own, 1024 at most, unless told."""
-    methods: tuple[InitMethod, ...] = ()
+    methods: tuple[VocabularyMethod, ...] = ()
     """Only these; all that the inputs allow unless told."""
     out: Path
     """Folder for compare.json, compare.png and a file a method; methods that have one are not run again."""

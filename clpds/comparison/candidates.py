@@ -5,19 +5,19 @@ from dataclasses import fields, replace
 from typing import Any, get_args
 
 from clpds.errors import UserError
-from clpds.recipe import Init, InitMethod, Recipe
+from clpds.recipe import Init, Recipe, VocabularyMethod
 from clpds.recipe.steps import NEEDS, USED_BY
 
-METHODS: tuple[InitMethod, ...] = get_args(InitMethod)
+METHODS: tuple[VocabularyMethod, ...] = get_args(VocabularyMethod)
 # Options that are tried besides those of the recipe, where the published ones are not the best.
-VARIANTS: dict[InitMethod, dict[str, dict[str, Any]]] = {
+VARIANTS: dict[VocabularyMethod, dict[str, dict[str, Any]]] = {
     "clp": {"clp": {"weighting": "published"}, "clp auto": {"weighting": "auto"}},
     "wechsel": {"wechsel": {"copy_overlap": False}, "wechsel copied": {"copy_overlap": True}},
     "omp": {"omp 64": {"sparsity": 64}, "omp auto": {"sparsity": None}},
 }
 
 
-def candidates(recipe: Recipe, methods: Sequence[InitMethod] = ()) -> dict[str, Init]:
+def candidates(recipe: Recipe, methods: Sequence[VocabularyMethod] = ()) -> dict[str, Init]:
     """Label to step for every method, or for those named, whose inputs some init step of ``recipe`` has.
 
     The first init step names source, target and whatever concerns all methods; a method that has a step of
@@ -42,7 +42,7 @@ def candidates(recipe: Recipe, methods: Sequence[InitMethod] = ()) -> dict[str, 
     return found
 
 
-def _missing(method: InitMethod, inputs: Mapping[str, Any]) -> list[str]:
+def _missing(method: VocabularyMethod, inputs: Mapping[str, Any]) -> list[str]:
     return [name for name in NEEDS.get(method, ()) if name not in inputs]
 
 
@@ -52,7 +52,7 @@ def _inputs(steps: Sequence[Init]) -> dict[str, Any]:
     return {name: value for name in sorted(names) for step in reversed(steps) if (value := getattr(step, name))}
 
 
-def _by(method: InitMethod, step: Init, inputs: Mapping[str, Any]) -> Init:
+def _by(method: VocabularyMethod, step: Init, inputs: Mapping[str, Any]) -> Init:
     """``step`` by this method: its inputs, and no option that it does not use."""
     unused = {name for name, methods in USED_BY.items() if method not in methods}
     default: dict[str, Any] = {option.name: option.default for option in fields(Init) if option.name in unused}

@@ -39,6 +39,7 @@ from clpds.recipe.steps import (
     Tokenizer,
     Train,
     Validation,
+    VocabularyMethod,
     verb_of,
 )
 
@@ -69,6 +70,7 @@ __all__ = [
     "Tokenizer",
     "Train",
     "Validation",
+    "VocabularyMethod",
     "checked",
     "load_recipe",
     "load_stage",

@@ -5,14 +5,14 @@ This module is pure data and imports nothing heavy: a login node reads a recipe 
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from tyro.conf import Positional, arg
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-InitMethod = Literal["clp", "wechsel", "focus", "omp", "random", "overlap", "mean", "subpieces", "grow"]
-SWAPS: tuple[InitMethod, ...] = ("clp", "wechsel", "focus", "omp", "random", "overlap", "mean", "subpieces")
+VocabularyMethod = Literal["clp", "wechsel", "focus", "omp", "random", "overlap", "mean", "subpieces"]
+InitMethod = Literal[VocabularyMethod, "grow"]
 GrowthFill = Literal["zero", "small", "copy"]
 Weighting = Literal["published", "nearest", "ridge", "clipped", "auto"]
 # What a method cannot do without, beside the source and the target tokenizer.
@@ -38,10 +38,7 @@ USED_BY: dict[str, tuple[InitMethod, ...]] = {
     "max_words": ("wechsel",),
     "refinements": ("wechsel",),
     "copy_overlap": ("wechsel",),
-    "helper": SWAPS,
-    "tokenizer": SWAPS,
-    "pad_to": SWAPS,
-    "extend": SWAPS,
+    **dict.fromkeys(("helper", "tokenizer", "extend", "pad_to"), get_args(VocabularyMethod)),
 }
 
 

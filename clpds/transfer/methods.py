@@ -1,6 +1,6 @@
 """The methods by name: from the options and the opened models to the new rows.
 
-To add one: its name in ``InitMethod`` of ``recipe/steps.py``, what it needs and its options in ``NEEDS`` and
+To add one: its name in ``VocabularyMethod`` of ``recipe/steps.py``, what it needs and its options in ``NEEDS`` and
 ``USED_BY`` there, and a line in ``METHODS`` below.
 """
 
@@ -12,7 +12,7 @@ import torch
 
 from clpds.data.read import stream_documents
 from clpds.errors import UserError
-from clpds.recipe import Init, InitMethod
+from clpds.recipe import Init, VocabularyMethod
 from clpds.transfer import summary
 from clpds.transfer.baselines import mean_rows, overlap_rows, random_rows, segment, subpiece_rows
 from clpds.transfer.choose import Choice, best, grid, rank, rank_sparsities
@@ -28,7 +28,7 @@ from clpds.vocabulary.roles import match_special
 from clpds.vocabulary.static import read_static
 from clpds.vocabulary.subwords import subword_vectors
 
-TEMPERATURES: dict[InitMethod, float] = {"clp": 0.05, "wechsel": 0.1}  # each paper's, or what suits it best
+TEMPERATURES: dict[VocabularyMethod, float] = {"clp": 0.05, "wechsel": 0.1}  # each paper's, or what suits it best
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ def find(step: Init, models: Models) -> Found:
             f"{step.source} and {models.target_folder} have no overlap: no text is a token of both; "
             "try --method subpieces"
         )
+    assert step.method != "grow"  # which makes no rows
     return METHODS[step.method](step, models)
 
 
@@ -147,8 +148,8 @@ def _wechsel(step: Init, models: Models) -> Found:
     )
 
 
-BY_OVERLAP: tuple[InitMethod, ...] = ("clp", "focus", "omp")  # make a new row of shared tokens' rows
-METHODS: dict[InitMethod, Callable[[Init, Models], Found]] = {  # all but grow, which makes no rows
+BY_OVERLAP: tuple[VocabularyMethod, ...] = ("clp", "focus", "omp")  # make a new row of shared tokens' rows
+METHODS: dict[VocabularyMethod, Callable[[Init, Models], Found]] = {  # all but grow, which makes no rows
     "clp": _clp,
     "focus": _focus,
     "omp": _omp,
