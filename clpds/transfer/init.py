@@ -50,7 +50,7 @@ def init(step: Init) -> None:
     no overlap at all.
     """
     with shared() as world:
-        world.agree(lambda: check_free(step.out, overwrite=step.overwrite))
+        world.on_first(lambda: check_free(step.out, overwrite=step.overwrite))
         made = world.agree(lambda: make(step) if world.rank == 0 else None)
         result, held = _on_all_ranks(world, step, made)
         write_checkpoint(
