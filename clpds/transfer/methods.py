@@ -28,7 +28,7 @@ from clpds.vocabulary.roles import match_special
 from clpds.vocabulary.static import read_static
 from clpds.vocabulary.subwords import subword_vectors
 
-TEMPERATURES: dict[VocabularyMethod, float] = {"clp": 0.05, "wechsel": 0.1}  # each paper's, or what suits it best
+TEMPERATURES: dict[str, float] = {"clp": 0.05, "wechsel": 0.1}  # each paper's, or what suits it best
 
 
 @dataclass(frozen=True)
