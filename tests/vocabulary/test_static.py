@@ -44,8 +44,9 @@ def test_words_come_by_frequency_with_their_counts(step: Embeddings) -> None:
 
 def test_inspect_says_what_the_folder_is(step: Embeddings) -> None:
     rows = dict(describe(step.out))
+    lines = [line for line in step.input[0].read_text(encoding="utf-8").splitlines() if line.strip()]
     assert rows["kind"] == "static word embeddings (fastText)"
-    assert rows["words"] == f"{len(read_static(step.out).index):,}, 12 dimensions, from 12 documents"
+    assert rows["words"] == f"{len(read_static(step.out).index):,}, 12 dimensions, from {len(lines)} documents"
 
 
 def fnv1a(text: str) -> int:
