@@ -153,7 +153,7 @@ def test_numbers_as_people_write_them(tmp_path: Path) -> None:
         ("    3: 4", "'de.3': Keys should be strings"),
         ("    steps: 10", "is not valid YAML: line 10, column 5: key 'steps' is given twice"),
         ("    optimizer: {lr: 1, lr: 2}", "is not valid YAML: line 10, column 24: key 'lr' is given twice"),
-        ("    optimizer: {lr: 1", "is not valid YAML: line 11, column 1: expected ',' or '}', but got '<stream end>'"),
+        ("    optimizer: {lr: 1", "is not valid YAML: line 11, column 1: did not find expected ',' or '}'"),
         ("    [1, 2]: 3", "is not valid YAML: line 10, column 5: found unhashable key"),
         ("  en: {verb: trian}", "en.verb is 'trian'; did you mean 'train'?; known: tokenizer, embeddings"),
         ("  en: {verb: [train]}", "en.verb is ['train']"),
@@ -202,7 +202,7 @@ def test_a_mistake_is_one_line_with_file_and_key(addition: str, message: str, tm
         (TRAIN, "", "expected a mapping 'steps' of step names to steps"),
         (TRAIN, "- a", "expected a mapping 'steps' of step names to steps"),
         (TRAIN, "steps: {}", "expected a mapping 'steps' of step names to steps"),
-        (TRAIN, "a: b: c", "is not valid YAML: line 1, column 5: mapping values are not allowed here"),
+        (TRAIN, "a: b: c", "is not valid YAML: line 1, column 5: mapping values are not allowed in this context"),
         (TRAIN, "\0", "is not valid YAML"),
     ],
 )

@@ -95,16 +95,16 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)  # ten milliseconds or so each
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """YAML in which a key that is given twice is an error, not the last one's victory, and 24:00:00 is no number."""
 
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for place, key in enumerate(keys):
             if any(key.value == other.value for other in keys[:place]):
                 raise MarkedYAMLError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
-        return node
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def _number_unless_time(construct: Any) -> Any:
