@@ -8,7 +8,7 @@ from typing import Any
 from clpds import provenance
 from clpds.errors import UserError
 from clpds.recipe import Step, Train
-from clpds.run_folder import saved_step
+from clpds.run_folder import METRICS, saved_step
 
 
 def is_done(step: Step, name: str) -> bool:
@@ -50,7 +50,7 @@ def _differs(entry: dict[str, Any], made_at: float) -> bool:
 
 def changed_at(path: Path) -> float:
     """When a file or an output folder was written; 0 where that does not show."""
-    marks = [path] if path.is_file() else [path / provenance.FILE, path / "metrics.jsonl"]
+    marks = [path] if path.is_file() else [path / provenance.FILE, path / METRICS]
     return max((mark.stat().st_mtime for mark in marks if mark.is_file()), default=0.0)
 
 

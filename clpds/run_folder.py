@@ -20,6 +20,8 @@ TRAINER = "trainer.json"
 STATE = "state.json"
 STOP = "stop"
 METRICS = "metrics.jsonl"
+STAGE = "stage.json"
+BAD_NODES = "bad_nodes"  # left by a preflight that failed: a node's name a line, as Slurm calls it
 REQUEUE = "requeue"  # in the stop file: the wish is the batch script's, which will start the run again
 
 

@@ -12,9 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from clpds import manifest
 from clpds.cli import Status
 from clpds.errors import UserError
-from clpds.run_folder import METRICS, State, read_state, read_trainer, whole_checkpoints
+from clpds.run_folder import METRICS, STAGE, State, read_state, read_trainer, whole_checkpoints
 from launcher.owner import read_owner
 from launcher.slurm import in_queue, job_state
 from launcher.submit import JOBS
@@ -28,7 +29,7 @@ def status(options: Status) -> None:
     if not run.is_dir():
         raise UserError(f"{run} is no folder; name the one that the training stage writes (its out)")
     owner = read_owner(run)
-    if not owner and not (run / "stage.json").is_file():
+    if not owner and not (run / STAGE).is_file():
         raise UserError(f"{run} is no run: neither training nor clpds submit has written there")
     state = read_state(run)
     table = Table(show_header=False, box=None)
@@ -74,7 +75,7 @@ def _checkpoints(run: Path) -> Iterator[tuple[str, str]]:
         yield "checkpoint", "none yet"
         return
     trainer = read_trainer(whole[-1])
-    saved = (whole[-1] / "manifest.json").stat().st_mtime
+    saved = (whole[-1] / manifest.FILE).stat().st_mtime
     yield "checkpoint", f"{whole[-1].name}, {_ago(saved)} ago, by {trainer['world_size']} ranks"
 
 
@@ -94,7 +95,7 @@ def _jobs(owner: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _steps(run: Path) -> int | None:
-    path = run / "stage.json"
+    path = run / STAGE
     return int(json.loads(path.read_text(encoding="utf-8"))["steps"]) if path.is_file() else None
 
 

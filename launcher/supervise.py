@@ -16,12 +16,11 @@ from pathlib import Path
 from clpds.cli import Supervise
 from clpds.errors import UserError
 from clpds.recipe import load_stage
-from clpds.run_folder import STATE, ask_to_stop, read_state, saved_step, take_stop, write_state
+from clpds.run_folder import BAD_NODES, STATE, ask_to_stop, read_state, saved_step, take_stop, write_state
 from launcher.owner import own, read_owner, taking
 from launcher.requeue import requeue
 
 CRASHES = "crashes.jsonl"
-BAD_NODES = "bad_nodes"
 
 
 def supervise(options: Supervise) -> None:

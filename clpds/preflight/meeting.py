@@ -23,9 +23,9 @@ from clpds.preflight.entry import Waiting
 from clpds.preflight.health import SEEN_WITHIN, Report, introduce, look_at_device, mark, read_mark, write_mark
 from clpds.preflight.reduction import Sum, all_reduce, describe
 from clpds.preflight.verdict import Clock, Problem, judge, judge_sums, print_table
+from clpds.run_folder import BAD_NODES
 from launcher.hostlist import expand
 
-BAD_NODES = "bad_nodes"  # file in the shared folder: a node's name a line
 PINGS = 3  # the quickest tells the clock
 PROMPT = 5.0  # seconds in which a rank that has reported answers, or leaves before rank 0 takes the store away
 FOREVER = timedelta(minutes=2)  # the watchdogs end everything earlier
