@@ -10,8 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clpds.errors import UserError
-from clpds.recipe import VERBS, Corpus, Init, InitMethod, Optimizer, Step, Train, load_recipe, verb_of
-from clpds.recipe.steps import USED_BY
+from clpds.recipe import USED_BY, VERBS, Corpus, Init, InitMethod, Optimizer, Step, Train, load_recipe, verb_of
 
 TRAIN = """steps:
   de:

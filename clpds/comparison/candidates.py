@@ -5,8 +5,7 @@ from dataclasses import fields, replace
 from typing import Any, get_args
 
 from clpds.errors import UserError
-from clpds.recipe import Init, Recipe, VocabularyMethod
-from clpds.recipe.steps import NEEDS, USED_BY
+from clpds.recipe import NEEDS, USED_BY, Init, Recipe, VocabularyMethod
 
 METHODS: tuple[VocabularyMethod, ...] = get_args(VocabularyMethod)
 # Options that are tried besides those of the recipe, where the published ones are not the best.

@@ -12,38 +12,16 @@ A recipe names its steps in order::
 This module is pure data and imports nothing heavy: a login node reads a recipe at once.
 """
 
+from clpds.recipe.fields import Count, Dtype, MaybeCount, MaybePath, MaybeText, NotNegative
 from clpds.recipe.read import Recipe, checked, load_recipe, load_stage, of_step, read_yaml
-from clpds.recipe.steps import (
-    VERBS,
-    Convert,
-    Corpus,
-    Count,
-    Data,
-    Dictionary,
-    Dtype,
-    Embeddings,
-    Eval,
-    GrowthFill,
-    Init,
-    InitMethod,
-    Inspect,
-    MaybeCount,
-    MaybePath,
-    MaybeText,
-    NotNegative,
-    Optimizer,
-    Report,
-    Saving,
-    Schedule,
-    Step,
-    Tokenizer,
-    Train,
-    Validation,
-    VocabularyMethod,
-    verb_of,
-)
+from clpds.recipe.steps import VERBS, Convert, Eval, Inspect, Report, Step, verb_of
+from clpds.recipe.text import Data, Dictionary, Embeddings, Tokenizer
+from clpds.recipe.training import Corpus, Optimizer, Saving, Schedule, Train, Validation
+from clpds.recipe.transfer import NEEDS, USED_BY, GrowthFill, Init, InitMethod, VocabularyMethod
 
 __all__ = [
+    "NEEDS",
+    "USED_BY",
     "VERBS",
     "Convert",
     "Corpus",

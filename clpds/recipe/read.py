@@ -12,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from yaml.error import MarkedYAMLError
 
 from clpds.errors import UserError
-from clpds.recipe.steps import VERBS, Step, Train, verb_of
+from clpds.recipe.steps import VERBS, Step, verb_of
+from clpds.recipe.training import Train
 from clpds.resources import find
 
 

@@ -1,6 +1,6 @@
 """The methods by name: from the options and the opened models to the new rows.
 
-To add one: its name in ``VocabularyMethod`` of ``recipe/steps.py``, what it needs and its options in ``NEEDS`` and
+To add one: its name in ``VocabularyMethod`` of ``recipe/transfer.py``, what it needs and its options in ``NEEDS`` and
 ``USED_BY`` there, and a line in ``METHODS`` below.
 """
 
@@ -117,7 +117,7 @@ def _subpieces(step: Init, models: Models) -> Found:
 
 def _wechsel(step: Init, models: Models) -> Found:
     """Align the two embeddings, give both vocabularies vectors in one space, take the nearest."""
-    assert step.source_embeddings is not None  # recipe.steps.NEEDS
+    assert step.source_embeddings is not None  # recipe.NEEDS
     assert step.target_embeddings is not None
     assert step.dictionary is not None
     dictionary = read_dictionary(step.dictionary)

@@ -36,7 +36,7 @@ class Models:
 
         Raises UserError where the helper has fewer rows than its tokenizer ids.
         """
-        assert self.helper is not None  # recipe.steps.NEEDS
+        assert self.helper is not None  # recipe.NEEDS
         own = parts(self.helper)
         matrices = {role: read_rows(self.helper, own.get(role, own["input"])[:1]) for role in self.rows}
         _check_height(matrices["input"], self.target_tokenizer, self.helper.path)
