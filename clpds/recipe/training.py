@@ -1,0 +1,109 @@
+"""A training stage: what is trained, on what, for how long."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from clpds.recipe.fields import Amount, Checked, Count, MaybeCount, NotNegative
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus(Checked):
+    """One prepared data set of a mixture."""
+
+    path: Path
+    """Folder written by `clpds data`."""
+    weight: Amount = 1.0
+    """Share of the blocks that come from here, relative to the other corpora."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(Checked):
+    """AdamW, and the clipping of the gradient."""
+
+    lr: Amount = 3e-4
+    """Highest learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of the two moments."""
+    eps: float = 1e-8
+    """Added to the denominator."""
+    weight_decay: Amount = 0.1
+    """Decoupled decay; never on norms, biases and other vectors."""
+    clip: Amount = 1.0
+    """Largest norm of the gradient; 0 switches clipping off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(Checked):
+    """The learning rate as a function of the step."""
+
+    kind: Literal["cosine", "linear", "wsd"] = "cosine"
+    """Decay by cosine, linearly, or warm-up, stable, decay (wsd: linear over the last decay_steps)."""
+    warmup_steps: NotNegative = 0
+    """Steps of linear warm-up."""
+    decay_steps: NotNegative = 0
+    """Length of the decay at the end, for wsd."""
+    min_lr_ratio: Amount = 0.1
+    """Last learning rate as a share of the highest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saving(Checked):
+    """Training checkpoints."""
+
+    every: MaybeCount = None
+    """Steps between two; only at the end unless told."""
+    keep_last: Count = 2
+    """How many to keep."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation(Checked):
+    """Loss on held-out blocks while training."""
+
+    every: MaybeCount = None
+    """Steps between two; none unless told."""
+    blocks: MaybeCount = None
+    """How many blocks of each corpus, from the first; all unless told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Checked):
+    """A training stage: (objective, trainable parameters, data, budget)."""
+
+    model: Path
+    """Model to start from; a config as .json draws fresh weights, its vocabulary that of the data."""
+    data: Annotated[dict[str, Corpus], Field(min_length=1)]
+    """The mixture: a name and a prepared data set each."""
+    out: Path
+    """The run's folder: checkpoints/, metrics.jsonl, tensorboard/."""
+    objective: Literal["causal"] = "causal"
+    """What is predicted."""
+    trainable: tuple[str, ...] = ("*",)
+    """Shell patterns of parameter names; all others are frozen."""
+    steps: Count
+    """Optimizer steps."""
+    micro_batch: Count
+    """Blocks a rank puts through the model at once."""
+    global_batch: Count
+    """Blocks in an optimizer step, over all ranks and accumulation."""
+    isolate_documents: bool = True
+    """Documents packed into one block do not see each other."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more compute."""
+    deepspeed: Path = Path("zero3_bf16.json")
+    """DeepSpeed JSON: a path, or the name of a file of ds_configs/."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    saving: Saving = field(default_factory=Saving)
+    validation: Validation = field(default_factory=Validation)
+    log_every: Count = 1
+    """Steps between two lines of metrics."""
+    seed: int = 0
+    """Data order, dropout and fresh weights."""
+
+    def __post_init__(self) -> None:
+        if self.global_batch % self.micro_batch:
+            raise ValueError(f"global_batch {self.global_batch} is no multiple of micro_batch {self.micro_batch}")

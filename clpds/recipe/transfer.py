@@ -1,0 +1,142 @@
+"""The first checkpoint: what each method needs, and every option of `clpds init`."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import model_validator
+from tyro.conf import arg
+
+from clpds.recipe.fields import (
+    OPTIONAL,
+    Amount,
+    Checked,
+    Count,
+    MaybeCount,
+    MaybeDtype,
+    MaybePath,
+    MaybePositive,
+    NotNegative,
+)
+
+VocabularyMethod = Literal["clp", "wechsel", "focus", "omp", "random", "overlap", "mean", "subpieces"]
+InitMethod = Literal[VocabularyMethod, "grow"]
+GrowthFill = Literal["zero", "small", "copy"]
+MaybeFill = Annotated[GrowthFill | None, arg(metavar="{zero,small,copy}", help_behavior_hint=OPTIONAL)]
+Weighting = Literal["published", "nearest", "ridge", "clipped", "auto"]
+# What a method cannot do without, beside the source and the target tokenizer.
+NEEDS: dict[InitMethod, tuple[str, ...]] = {
+    "clp": ("helper",),
+    "wechsel": ("source_embeddings", "target_embeddings", "dictionary"),
+    "focus": ("text",),
+    "omp": ("helper",),
+}
+# Options of Init that some methods use and others would ignore.
+USED_BY: dict[str, tuple[InitMethod, ...]] = {
+    "weighting": ("clp",),
+    "neighbours": ("clp", "wechsel"),
+    "temperature": ("clp", "wechsel"),
+    "ridge": ("clp",),
+    "center": ("clp",),
+    "sparsity": ("omp",),
+    "text": ("focus",),
+    "text_key": ("focus",),
+    "source_embeddings": ("wechsel",),
+    "target_embeddings": ("wechsel",),
+    "dictionary": ("wechsel",),
+    "max_words": ("wechsel",),
+    "refinements": ("wechsel",),
+    "copy_overlap": ("wechsel",),
+    **dict.fromkeys(("helper", "tokenizer", "extend", "pad_to"), get_args(VocabularyMethod)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init(Checked):
+    """Build a model's first checkpoint in a new vocabulary from a model that exists."""
+
+    method: InitMethod = "clp"
+    """clp, wechsel, focus, omp: from what is known of the new tokens; random, overlap, mean, subpieces: baselines;
+    grow: a larger model with the source's vocabulary."""
+    source: Path
+    """The large model to take over: a folder, a GGUF file or a hub id."""
+    helper: MaybePath = None
+    """A small model of the target language (clp, omp). Its tokenizer is the target tokenizer."""
+    tokenizer: MaybePath = None
+    """The target tokenizer, where no helper brings one."""
+    extend: bool = False
+    """Keep the source's vocabulary and put the target's new tokens behind it."""
+    out: Path
+    """Folder to write; from_pretrained opens it."""
+    weighting: Weighting = "published"
+    """How missing rows are weighted over the overlap (clp); auto picks by held-out overlap rows."""
+    neighbours: Count = 10
+    """k, for wechsel and the weighting `nearest`."""
+    temperature: MaybePositive = None
+    """Softmax temperature, for wechsel (0.1 unless told) and the weighting `nearest` (0.05)."""
+    ridge: Amount = 1.0
+    """Ridge strength relative to the mean eigenvalue of H^T H (H: helper rows), for the weighting `ridge`."""
+    center: bool = False
+    """Subtract the mean helper row before similarities are taken (clp)."""
+    sparsity: MaybeCount = None
+    """Shared tokens that a new one is a combination of (omp); by held-out overlap rows unless told."""
+    text: tuple[Path, ...] = ()
+    """Text of the target language to learn how tokens are used from (focus): text, JSONL or Parquet files."""
+    text_key: str = "text"
+    """Field that holds the text in JSONL and Parquet files (focus)."""
+    source_embeddings: MaybePath = None
+    """Word embeddings of the source's language (wechsel): made by `clpds embeddings`, fastText's .bin, or .vec text."""
+    target_embeddings: MaybePath = None
+    """Word embeddings of the target language (wechsel)."""
+    dictionary: MaybePath = None
+    """Pairs of words, source language first, a tab or space between (wechsel); `clpds dictionary` makes one."""
+    max_words: MaybeCount = None
+    """Use the first words of each embedding only, the most frequent (wechsel)."""
+    refinements: NotNegative = 0
+    """Rounds in which the alignment induces a dictionary of its own and is fitted to that (wechsel)."""
+    copy_overlap: bool = False
+    """Copy the rows of tokens that the source has; the paper copies special tokens only (wechsel)."""
+    width: MaybeCount = None
+    """Grow the source to this hidden size first, whatever the method; heads and feed-forward grow along."""
+    heads: MaybeCount = None
+    """Attention heads of the grown model; a head keeps its size, and key-value heads grow in proportion."""
+    feed_forward: MaybeCount = None
+    """Feed-forward size of the grown model."""
+    depth: MaybeCount = None
+    """Layers of the grown model; a new one starts as the identity."""
+    fill: MaybeFill = None
+    """How added width starts: nothing writes there yet (zero), a little does (small), the same again (copy); unless
+    told, the one that keeps the source's function."""
+    noise: Amount = 0.0
+    """Deviation of noise on what growth adds, as a share of each tensor's own; 0 keeps the source's function."""
+    pad_to: Count = 1
+    """Pad the number of rows to a multiple of this (64 or 128 suits GPUs and tensor parallelism)."""
+    dtype: MaybeDtype = None
+    """Type of the output's tensors; the source's unless told."""
+    max_shard_size: str = "5GB"
+    """Largest safetensors file."""
+    seed: int = 0
+    """For whatever is drawn at random."""
+    overwrite: bool = False
+    """Replace the output folder if it exists."""
+
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> Self:
+        """What the method needs is there, and every option that differs from its default is used."""
+        for option in NEEDS.get(self.method, ()):
+            if not getattr(self, option):
+                raise ValueError(f"method {self.method} needs {option}")
+        default = {option.name: option.default for option in fields(self)}
+        for option, methods in USED_BY.items():
+            if self.method not in methods and getattr(self, option) != default[option]:
+                raise ValueError(f"method {self.method} does not use {option}, which is for {', '.join(methods)}")
+        if not self.grows and self.method == "grow":
+            raise ValueError("method grow needs width, heads, feed_forward or depth")
+        if not self.grows and (self.fill or self.noise):
+            raise ValueError("fill and noise are of what growth adds; give width, heads, feed_forward or depth")
+        return self
+
+    @property
+    def grows(self) -> bool:
+        """Whether the source is grown before its vocabulary is exchanged."""
+        return any((self.width, self.heads, self.feed_forward, self.depth))
