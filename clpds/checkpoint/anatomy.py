@@ -14,6 +14,8 @@ from transformers.models.auto.modeling_auto import (
 
 from clpds.errors import UserError
 
+KINDS = "LMHeadModel", "ForCausalLM", "ForMaskedLM", "ForSequenceClassification", "Model"
+
 
 @dataclass(frozen=True)
 class Anatomy:
@@ -30,6 +32,8 @@ class Anatomy:
     input_embedding: str
     output_embedding: str | None
     """The head's own matrix, or None where it is tied to the input embedding."""
+    has_head: bool
+    """Whether it predicts tokens; an encoder without head or with a classifier does not."""
     vocabulary: tuple[str, ...]
     """All of ``shapes`` whose first dimension is the vocabulary: both matrices and the head's biases."""
 
@@ -64,23 +68,24 @@ def anatomy(config: PretrainedConfig) -> Anatomy:
         tied=tied,
         input_embedding=input_embedding,
         output_embedding=None if output_embedding == input_embedding else output_embedding,
+        has_head=head is not None,
         vocabulary=tuple(name for name, tensor in held.items() if wider_shapes[name] != tuple(tensor.shape)),
     )
 
 
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:
-    """The language model of this config without memory for its weights."""
+    """The model of this config without memory for its weights."""
     with torch.device("meta"):
         return model_class(config)._from_config(copy.deepcopy(config))
 
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    """The transformers class with a language-model head: the config's own, else by its type.
+    """The config's own transformers class, be it without a head; else that with a language-model head for its type.
 
     Where a type has both heads, the masked one is taken unless the config says decoder.
     """
     for name in config.architectures or ():
-        if name.endswith(("LMHeadModel", "ForCausalLM", "ForMaskedLM")) and hasattr(transformers, name):
+        if name.endswith(KINDS) and hasattr(transformers, name):
             return getattr(transformers, name)
     masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

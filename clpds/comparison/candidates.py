@@ -12,7 +12,6 @@ METHODS: tuple[VocabularyMethod, ...] = get_args(VocabularyMethod)
 VARIANTS: dict[VocabularyMethod, dict[str, dict[str, Any]]] = {
     "clp": {"clp": {"weighting": "published"}, "clp auto": {"weighting": "auto"}},
     "wechsel": {"wechsel": {"copy_overlap": False}, "wechsel copied": {"copy_overlap": True}},
-    "omp": {"omp 64": {"sparsity": 64}, "omp auto": {"sparsity": None}},
 }
 
 

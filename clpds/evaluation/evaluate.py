@@ -72,7 +72,10 @@ def open_causal(path: Path) -> Checkpoint:
     if (path / "stage.json").is_file():
         raise UserError(f"{path} is a training run; make a model of it with `clpds convert {path} OUT`")
     checkpoint = open_checkpoint(path)
-    model_class = anatomy(checkpoint.config).model_class.__name__
+    found = anatomy(checkpoint.config)
+    model_class = found.model_class.__name__
+    if not found.has_head:
+        raise UserError(f"{path} is a {model_class}, which has no head that predicts tokens")
     if model_class.endswith("ForMaskedLM"):
         raise UserError(f"{path} is a {model_class}, which fills gaps; `clpds eval` scores causal models only so far")
     return checkpoint

@@ -98,7 +98,9 @@ def prepare_run(stage: Train, checkpoint: Checkpoint) -> None:
 def _open_fitting(stage: Train, inputs: Inputs, path: Path) -> Checkpoint:
     """Open a checkpoint whose vocabulary, positions and attention suit the data."""
     checkpoint = open_checkpoint(path)
-    config = checkpoint.config.get_text_config()
+    found, config = anatomy(checkpoint.config), checkpoint.config.get_text_config()
+    if not found.has_head:
+        raise UserError(f"{path} is a {found.model_class.__name__}, which has no head that predicts tokens")
     data_tokenizer = load_tokenizer(inputs.tokenizer_folder)
     if checkpoint.tokenizer_folder is not None:
         model_tokenizer = load_tokenizer(checkpoint.tokenizer_folder)

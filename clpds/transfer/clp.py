@@ -92,8 +92,9 @@ def published(space: Space, source: Tensor) -> Tensor:
     """The paper's weights, w_o = cos(h_t, h_o) / sum cos(h_t, h_o'), without a similarity matrix.
 
     They are linear in h_t: e_t = (h_t . A) / (h_t . z), A = sum_o h_o s_o^T (p, d) and z = sum_o h_o (p,).
-    A token whose denominator is zero to float32's rounding, as that of a zero helper row is, has no
-    published row and gets the mean of ``source``.
+    The mean of ``source`` takes the place of a row whose denominator is zero to float32's rounding, as that of a
+    zero helper row is, and of one that is longer than all rows it is made of: no mean is. One such row wins
+    every softmax (7 of 6,447 made 13.8 bits per byte of what is 2.9 without them).
     """
     A = torch.zeros(space.overlap.shape[1], source.shape[1], dtype=torch.float64)
     for part in blocks(*source.shape):
@@ -101,7 +102,8 @@ def published(space: Space, source: Tensor) -> Tensor:
     z = denominators(space)
     undefined = z.abs() <= torch.finfo(torch.float32).eps * len(source)
     rows = (space.missing @ A.float()).div_(z.float()[:, None])
-    rows[undefined] = source.mean(dim=0, dtype=torch.float32)
+    longest = max(float(source[part].float().norm(dim=1).max()) for part in blocks(*source.shape))
+    rows[undefined | (rows.norm(dim=1) > longest)] = source.mean(dim=0, dtype=torch.float32)
     return rows
 
 

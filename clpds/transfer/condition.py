@@ -30,11 +30,13 @@ class Condition:
     """Mean cosine of two rows of the overlap."""
     cancelling: float
     """Share of tokens whose sum |cos(h_t, h_o)| is over ten times |sum cos(h_t, h_o)|; 0 but for `published`."""
+    plain: int
+    """New rows that are the mean of the overlap's and no more: of their tokens the method knew nothing."""
 
     def complaint(self) -> str | None:
         """What is wrong, in words, or None."""
         if self.cancelling > MANY:
-            return f"the weights of {self.cancelling:.0%} of the new tokens cancel out, so that their rows explode"
+            return f"the weights of {self.cancelling:.0%} of the new tokens nearly cancel out"
         if self.longest > LONG:
             return f"the longest new row has {self.longest:.1f} times the length of the longest shared one"
         if 1 - self.pairwise < ONE_VECTOR * (1 - self.source_pairwise):
@@ -52,6 +54,7 @@ def condition(shared: Overlap, source: Tensor, new: Tensor, published: Space | N
         pairwise=mean_pairwise_cosine(missing),
         source_pairwise=mean_pairwise_cosine(overlap),
         cancelling=share_cancelling(published) if published else 0.0,
+        plain=int((missing == overlap.mean(dim=0).to(new.dtype)).all(dim=1).sum()),
     )
 
 

@@ -62,6 +62,7 @@ def show_rows(conditions: Mapping[Role, Condition], choice: Choice | None) -> No
             f"new rows of the {NAMES[role]}: {numbers.norm:.2f} times the shared rows' length, the longest "
             f"{numbers.longest:.2f} times theirs; mean pairwise cosine {numbers.pairwise:.3f} "
             f"(shared rows {numbers.source_pairwise:.3f})"
+            + (f"; {numbers.plain:,} are just the shared rows' mean" if numbers.plain else "")
         )
     if choice is None:
         return

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     MixtralConfig,
@@ -135,3 +136,17 @@ def test_old_files_open_under_the_names_of_today(
     torch.save(old(model), tmp_path / "source" / "pytorch_model.bin")
     copy(tmp_path / "source", tmp_path / "copy")
     assert torch.equal(logits(shape, tmp_path / "copy"), logits(shape, model))
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+def test_a_model_without_head_keeps_its_class_and_tensors(shape: str, tmp_path: Path) -> None:
+    body = AutoModel.from_config(tiny_model(shape, ROWS).config)
+    save_model(tmp_path / "source", body)
+    found = anatomy(open_checkpoint(tmp_path / "source").config)
+    assert (found.model_class, found.has_head, found.output_embedding) == (type(body), False, None)
+
+    copy(tmp_path / "source", tmp_path / "copy")
+    again = AutoModel.from_pretrained(tmp_path / "copy")
+    assert {n: t.tolist() for n, t in again.state_dict().items()} == {
+        n: t.tolist() for n, t in body.state_dict().items()
+    }

@@ -26,7 +26,7 @@ def test_the_inputs_decide_what_is_tried() -> None:
     baselines = {"random", "overlap", "mean", "subpieces"}
     assert candidates(of(BASE)).keys() == baselines
     clp = replace(BASE, method="clp", helper=Path("h"), neighbours=7)
-    assert candidates(of(BASE, clp)).keys() == baselines | {"clp", "clp auto", "omp 64", "omp auto"}
+    assert candidates(of(BASE, clp)).keys() == baselines | {"clp", "clp auto", "omp"}
     focus = replace(BASE, method="focus", text=(Path("x"),), seed=3)
     found = candidates(of(clp, focus))
     assert found["focus"] == replace(focus, helper=Path("h"))
@@ -34,7 +34,7 @@ def test_the_inputs_decide_what_is_tried() -> None:
     assert found["random"] == replace(BASE, method="random", helper=Path("h"))
     for step in found.values():
         assert checked(Init, vars(step)) == step  # no option that its method does not use
-    assert list(candidates(of(clp, focus), ["omp", "mean"])) == ["omp 64", "omp auto", "mean"]
+    assert list(candidates(of(clp, focus), ["omp", "mean"])) == ["omp", "mean"]
 
 
 def test_recipes_that_name_nothing_to_compare() -> None:

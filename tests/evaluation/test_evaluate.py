@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from clpds import cli, recipe
 from clpds.checkpoint import open_checkpoint
@@ -171,3 +171,9 @@ def test_what_cannot_be_scored_is_refused(corpus: Path, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
     with pytest.raises(UserError, match="nowhere"):
         evaluate(recipe.Eval(model=folder, data=tmp_path / "nowhere.txt"))
+
+
+def test_a_model_without_head_is_refused(tmp_path: Path) -> None:
+    body = AutoModel.from_config(tiny_model("gpt2", 300).config)
+    with pytest.raises(UserError, match="is a GPT2Model, which has no head"):
+        evaluate(recipe.Eval(model=save_model(tmp_path / "body", body), data=tmp_path))

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from clpds.transfer.clp import Space, Variant, clp, helper_space, missing_rows
+from clpds.transfer.condition import condition
 from clpds.vocabulary.overlap import Overlap
 
 
@@ -38,7 +39,9 @@ def naive(H: Tensor, S: Tensor, found: Overlap, variant: Variant) -> Tensor:
         if variant.kind == "nearest":
             least = weights.sort(descending=True).values[variant.neighbours - 1]
             weights = torch.where(weights >= least, (weights / variant.temperature).exp(), 0)
-        rows.append((weights / weights.sum()) @ S[found.source])
+        row = (weights / weights.sum()) @ S[found.source]
+        longer = row.norm() > S[found.source].norm(dim=1).max()  # than all it is a mean of
+        rows.append(S[found.source].mean(dim=0) if longer else row)
     return torch.stack(rows)
 
 
@@ -82,6 +85,15 @@ def test_a_token_without_a_denominator_gets_the_mean_row() -> None:
         new = clp(found, Variant(kind), {"input": H})(S, "input")
         torch.testing.assert_close(new[found.missing[4]], S[found.source].mean(dim=0))
         assert new.isfinite().all()
+
+
+def test_a_row_longer_than_all_that_it_is_made_of_is_the_mean_row() -> None:
+    found, S, H = shared(), gauss(100, 8, seed=2), gauss(85, 16, seed=3)  # no common direction: weights cancel
+    new = clp(found, Variant("published"), {"input": H})(S, "input")[found.missing]
+    plain = (new == S[found.source].mean(dim=0)).all(dim=1)
+    assert 0 < plain.sum() < len(plain)
+    assert new.norm(dim=1).max() <= S[found.source].norm(dim=1).max()
+    assert condition(found, S, clp(found, Variant("published"), {"input": H})(S, "input"), None).plain == plain.sum()
 
 
 def test_ridge_is_the_penalised_least_squares_map(monkeypatch: pytest.MonkeyPatch) -> None:

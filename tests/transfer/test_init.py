@@ -152,7 +152,8 @@ def test_masked_model_with_biases_and_a_tied_head(tmp_path: Path, models: Path) 
     found, old, new = shared_of(tmp_path), tensors(tmp_path / "source"), tensors(tmp_path / "out")
     H = tensors(tmp_path / "helper")["bert.embeddings.word_embeddings.weight"]
     bias = old["cls.predictions.bias"]
-    expected = naive(H, bias[:, None], found, Variant("published"))[:, 0]
+    beside = torch.cat([old["bert.embeddings.word_embeddings.weight"], bias[:, None]], dim=1)
+    expected = naive(H, beside, found, Variant("published"))[:, -1]
     assert {tensor.dtype for tensor in new.values()} == {torch.float16}
     assert len(new["cls.predictions.bias"]) == -(-len(german) // 64) * 64
     assert torch.equal(new["cls.predictions.bias"][found.target], bias[found.source].half())

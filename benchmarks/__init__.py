@@ -1,0 +1,1 @@
+"""Measurements: each prints a table, is run by hand, and is no test."""
