@@ -95,6 +95,8 @@ def _numbers(step: recipe.Init, evaluation: recipe.Eval) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # before the model is loaded
     how = made.facts["overlap"]
     scored = measure(evaluation, made.result)
+    if scored["bits_per_byte"] is None:
+        raise UserError(f"{step.source} fills gaps; `clpds compare-init` compares causal models only")
     return {
         "coverage": 1 - how["new"] / sum(how.values()),
         "loss": scored["loss"],

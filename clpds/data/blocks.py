@@ -49,8 +49,8 @@ class Blocks:
     def batch(self, indices: Sequence[int], *, isolate: bool = True) -> Batch:
         """The blocks ``indices``, in that order.
 
-        Without ``isolate`` a block is one text: positions run through, and only its first token
-        and the padding have no label.
+        Without ``isolate`` a block is one text: positions run through to the padding, and only its
+        first token and the padding have no label.
         """
         ids = np.empty((len(indices), self.sequence_length), np.int64)
         positions = np.empty_like(ids)
@@ -60,7 +60,7 @@ class Blocks:
             batch, offset = self._locate(index)
             offsets, values = self._ends[batch]
             ends = values[offsets[offset] : offsets[offset + 1]]
-            starts = _starts(ends, self.sequence_length) if isolate else np.zeros(1, np.int64)
+            starts = _starts(ends if isolate else ends[-1:], self.sequence_length)
             ids[row] = self._ids[batch][offset]
             positions[row] = places - np.repeat(starts, np.diff(starts, append=self.sequence_length))
             labels[row] = ids[row]

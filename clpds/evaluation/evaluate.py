@@ -21,7 +21,10 @@ from clpds.data.blocks import Blocks, open_blocks
 from clpds.data.prepare import prepare
 from clpds.errors import UserError
 from clpds.evaluation.perplexity import score
+from clpds.models.encoder import longest
+from clpds.objectives.masked import Masked
 from clpds.output import write_text
+from clpds.recipe import Train
 from clpds.vocabulary.tokenizer import backend, load_tokenizer, require_same, rows_needed, token_ids
 
 LONGEST = 1024  # tokens in a window of raw text, unless told
@@ -30,10 +33,10 @@ LONGEST = 1024  # tokens in a window of raw text, unless told
 def evaluate(step: recipe.Eval) -> None:
     """Score ``step.model`` on ``step.data``; a table or JSON on stdout, and JSON to ``step.out``.
 
-    Raises UserError for a model that is not causal or does not fit its tokenizer, data of another
-    tokenizer, and a loss that is not finite.
+    Raises UserError for a model that does not fit its tokenizer, data of another tokenizer, and a loss
+    that is not finite.
     """
-    numbers = measure(step, open_causal(step.model))
+    numbers = measure(step, open_model(step.model))
     text = json.dumps(numbers, indent=2, ensure_ascii=False) + "\n"
     if step.out is not None:
         step.out.parent.mkdir(parents=True, exist_ok=True)
@@ -51,10 +54,15 @@ def measure(step: recipe.Eval, checkpoint: Checkpoint) -> dict[str, Any]:
         blocks = open_blocks(folder, "validation")
         _check_length(step, checkpoint, blocks)
         count = min(len(blocks), step.blocks or len(blocks))
-        result = score(load_model(checkpoint), blocks, count=count, micro_batch=step.micro_batch)
+        masked = (
+            Masked.of(load_tokenizer(tokenizer), Train.mask_share, str(tokenizer)) if is_masked(checkpoint) else None
+        )
+        model = load_model(checkpoint)
+        result = score(model, blocks, count=count, micro_batch=step.micro_batch, masked=masked, seed=step.seed)
         return {
             "model": str(step.model),
             "data": str(step.data),
+            "objective": "masked" if masked else "causal",
             "loss": result.loss,
             "perplexity": result.perplexity,
             "bits_per_byte": result.bits_per_byte,
@@ -67,18 +75,20 @@ def measure(step: recipe.Eval, checkpoint: Checkpoint) -> dict[str, Any]:
         }
 
 
-def open_causal(path: Path) -> Checkpoint:
-    """Open a causal model's checkpoint; UserError for a masked one, and for a training run."""
+def open_model(path: Path) -> Checkpoint:
+    """Open a model's checkpoint; UserError for a training run and for one that predicts no tokens."""
     if (path / "stage.json").is_file():
         raise UserError(f"{path} is a training run; make a model of it with `clpds convert {path} OUT`")
     checkpoint = open_checkpoint(path)
     found = anatomy(checkpoint.config)
-    model_class = found.model_class.__name__
     if not found.has_head:
-        raise UserError(f"{path} is a {model_class}, which has no head that predicts tokens")
-    if model_class.endswith("ForMaskedLM"):
-        raise UserError(f"{path} is a {model_class}, which fills gaps; `clpds eval` scores causal models only so far")
+        raise UserError(f"{path} is a {found.model_class.__name__}, which has no head that predicts tokens")
     return checkpoint
+
+
+def is_masked(checkpoint: Checkpoint) -> bool:
+    """Whether the model fills gaps instead of going on with a text."""
+    return anatomy(checkpoint.config).model_class.__name__.endswith("ForMaskedLM")
 
 
 def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
@@ -112,7 +122,7 @@ def _data(step: recipe.Eval, checkpoint: Checkpoint, tokenizer: Path) -> Iterato
         require_same(load_tokenizer(tokenizer), packed_with, str(step.model), str(step.data))
         yield step.data
         return
-    length = step.sequence_length or min(_positions(checkpoint) or LONGEST, LONGEST)
+    length = step.sequence_length or min(longest(anatomy(checkpoint.config).model) or LONGEST, LONGEST)
     with tempfile.TemporaryDirectory(prefix="clpds-eval-") as folder, redirect_stdout(io.StringIO()):
         out = Path(folder) / "data"
         prepare(
@@ -124,13 +134,8 @@ def _data(step: recipe.Eval, checkpoint: Checkpoint, tokenizer: Path) -> Iterato
         yield out
 
 
-def _positions(checkpoint: Checkpoint) -> int | None:
-    """The most positions the model knows, where its config says so."""
-    return getattr(checkpoint.config.get_text_config(), "max_position_embeddings", None)
-
-
 def _check_length(step: recipe.Eval, checkpoint: Checkpoint, blocks: Blocks) -> None:
-    limit = _positions(checkpoint)
+    limit = longest(anatomy(checkpoint.config).model)
     if limit is not None and blocks.sequence_length > limit:
         raise UserError(
             f"{step.data}: blocks of {blocks.sequence_length} tokens, but {step.model} has {limit} positions"
@@ -164,8 +169,9 @@ def _show(numbers: dict[str, Any]) -> None:
     table.add_row("data", numbers["data"])
     table.add_row("loss", f"{numbers['loss']:.4f} nats a token")
     table.add_row("perplexity", f"{numbers['perplexity']:,.2f}")
-    table.add_row("bits per byte", f"{numbers['bits_per_byte']:.4f}")
     where = f"in {numbers['blocks']:,} blocks of {numbers['sequence_length']:,}"
     table.add_row("tokens", f"{tokens:,} predicted, {where}")
-    table.add_row("bytes", f"{size:,}, {size / tokens:.2f} a token")
+    if size is not None:
+        table.add_row("bits per byte", f"{numbers['bits_per_byte']:.4f}")
+        table.add_row("bytes", f"{size:,}, {size / tokens:.2f} a token")
     Console(highlight=False, markup=False).print(table)

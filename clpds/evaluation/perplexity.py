@@ -1,4 +1,4 @@
-"""Loss, perplexity and bits per byte of a causal model on packed blocks."""
+"""Loss, perplexity and bits per byte of a model on packed blocks."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,9 @@ from transformers import PreTrainedModel
 
 from clpds.data.blocks import IGNORED, Batch, Blocks
 from clpds.errors import UserError
+from clpds.models.encoder import forward_at
 from clpds.models.packing import can_isolate, forward_packed, one_document_a_row
+from clpds.objectives.masked import Masked
 from clpds.progress import progress
 
 
@@ -21,8 +23,8 @@ class Score:
     nll: float
     """Negative log likelihood in nats."""
     tokens: int
-    bytes: int
-    """UTF-8 bytes of text that the tokens stand for."""
+    bytes: int | None
+    """UTF-8 bytes of text that the tokens stand for; None where not every token was predicted."""
 
     @property
     def loss(self) -> float:
@@ -34,33 +36,51 @@ class Score:
         return torch.tensor(self.loss, dtype=torch.float64).exp().item()  # inf, not an error, beyond e^709
 
     @property
-    def bits_per_byte(self) -> float:
-        return self.nll / math.log(2) / self.bytes
+    def bits_per_byte(self) -> float | None:
+        return None if self.bytes is None else self.nll / math.log(2) / self.bytes
 
 
 @torch.no_grad()
-def score(model: PreTrainedModel, blocks: Blocks, *, count: int, micro_batch: int) -> Score:
+def score(
+    model: PreTrainedModel, blocks: Blocks, *, count: int, micro_batch: int, masked: Masked | None = None, seed: int = 0
+) -> Score:
     """Score the first ``count`` blocks; no document sees another, and the result does not depend on ``micro_batch``.
 
-    A model that cannot keep packed documents apart is given each in a row of its own, which is
-    slower and exact. Raises UserError that names the blocks, and the tensor where there is one, if
-    the loss is not finite.
+    A causal model predicts every token, and one that cannot keep packed documents apart is given each in a row of its
+    own, which is slower and exact. With ``masked`` the model fills the gaps that this and ``seed`` choose. Raises
+    UserError that names the blocks, and the tensor where there is one, if the loss is not finite, and for a model that
+    ``masked`` does not suit.
     """
     model.eval()
-    isolate = can_isolate(model)
+    if masked:
+        masked.check(model)
     nll, tokens = 0.0, 0
     with progress("evaluating (blocks)", count) as advance:
         for first in range(0, count, micro_batch):
             indices = range(first, min(first + micro_batch, count))
-            batch = Batch(*(tensor.to(model.device) for tensor in blocks.batch(indices)))
-            parts = [batch] if isolate else one_document_a_row(batch, batch.input_ids.numel())
-            found = sum(nll_sum(forward_packed(model, part, isolate=isolate), part.labels) for part in parts)
+            batch = blocks.batch(indices)
+            if masked:
+                batch = masked.prepare(batch, indices, seed)
+            batch = Batch(*(tensor.to(model.device) for tensor in batch))
+            found = _gaps(model, batch) if masked else _every_token(model, batch)
             if not math.isfinite(found):
                 raise UserError(f"the loss of {_span(indices)} is {found}{_culprit(model)}")
             nll += found
             tokens += int((batch.labels != IGNORED).sum())
             advance(len(indices))
-    return Score(nll, tokens, blocks.predicted_bytes(range(count)))
+    return Score(nll, tokens, None if masked else blocks.predicted_bytes(range(count)))
+
+
+def _every_token(model: PreTrainedModel, batch: Batch) -> float:
+    isolate = can_isolate(model)
+    parts = [batch] if isolate else one_document_a_row(batch, batch.input_ids.numel())
+    return sum(nll_sum(forward_packed(model, part, isolate=isolate), part.labels) for part in parts)
+
+
+def _gaps(model: PreTrainedModel, batch: Batch) -> float:
+    chosen = batch.labels != IGNORED
+    logits = forward_at(model, batch, chosen).logits[0]
+    return F.cross_entropy(logits.float(), batch.labels[chosen], reduction="none").double().sum().item()
 
 
 def nll_sum(logits: Tensor, labels: Tensor) -> float:

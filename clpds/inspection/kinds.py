@@ -171,10 +171,8 @@ def _last_losses(path: Path) -> Rows:
     validation = [line for line in lines if "validation" in line]
     rows = [("loss", f"{training[-1]['loss']:.4f} at step {training[-1]['step']:,}")] if training else []
     for corpus, numbers in validation[-1]["validation"].items() if validation else ():
-        text = (
-            f"{numbers['loss']:.4f}, {numbers['bits_per_byte']:.4f} bits per byte, at step {validation[-1]['step']:,}"
-        )
-        rows.append((f"validation {corpus}", text))
+        bits = f", {numbers['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in numbers else ""
+        rows.append((f"validation {corpus}", f"{numbers['loss']:.4f}{bits}, at step {validation[-1]['step']:,}"))
     return rows
 
 

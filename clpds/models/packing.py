@@ -11,7 +11,7 @@ the forward takes no ``position_ids`` (BLOOM, MPT) or a layer carries a state fr
 
 import inspect
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -48,12 +48,12 @@ def can_isolate(model: nn.Module) -> bool:
 
 def _way(model: nn.Module) -> Way:
     """How this model keeps packed documents apart; tried once and remembered as long as it lives."""
-    bare = _bare(model)
-    if bare not in _ways:
-        takes_positions = "position_ids" in inspect.signature(bare.forward).parameters
+    inner = bare(model)
+    if inner not in _ways:
+        takes_positions = "position_ids" in inspect.signature(inner.forward).parameters
         ways: tuple[Way, ...] = ("positions", "mask") if takes_positions else ()
-        _ways[bare] = next((way for way in ways if _isolates(model, way)), "none")
-    return _ways[bare]
+        _ways[inner] = next((way for way in ways if _isolates(model, way)), "none")
+    return _ways[inner]
 
 
 def _isolates(model: nn.Module, way: Way) -> bool:
@@ -75,15 +75,18 @@ def _isolates(model: nn.Module, way: Way) -> bool:
 
 def _forward(model: nn.Module, input_ids: Tensor, position_ids: Tensor, way: Way) -> Tensor:
     inputs: dict[str, Tensor] = {} if way == "none" else {"position_ids": position_ids}
-    mask = _mask(position_ids, next(model.parameters()).dtype) if way == "mask" else None
+    dtype = next(model.parameters()).dtype
+    mask = document_mask(position_ids, dtype, causal=True) if way == "mask" else None
     logits: Tensor = model(input_ids=input_ids, attention_mask=mask, use_cache=False, **inputs).logits
     return logits
 
 
-def _mask(position_ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, 1, N, N), 0 where a token may look and the most negative number elsewhere; (B, N) to (B, 1, N, N)."""
+def document_mask(position_ids: Tensor, dtype: torch.dtype, *, causal: bool) -> Tensor:
+    """(B, 1, N, N), 0 where a token may look and the most negative number elsewhere, from positions (B, N)."""
     document = (position_ids == 0).cumsum(dim=-1)
-    allowed = (document[:, :, None] == document[:, None, :]).tril()[:, None]
+    allowed = (document[:, :, None] == document[:, None, :])[:, None]
+    if causal:
+        allowed = allowed.tril()
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
 
 
@@ -119,7 +122,7 @@ def _rows(batch: "Batch", spans: list[tuple[int, int]]) -> "Batch":
     )
 
 
-def _bare(model: nn.Module) -> nn.Module:
-    """The model inside a DeepSpeed engine, or the model itself."""
+def bare(model: nn.Module) -> Any:
+    """The model of transformers inside a DeepSpeed engine, or the model itself."""
     inner = getattr(model, "module", model)
     return inner if isinstance(inner, nn.Module) else model

@@ -1,1 +1,48 @@
-"""What a training stage predicts: functions of logits and labels, or of a model and a batch."""
+"""What a training stage predicts, and the loss of it.
+
+An objective is a small value with the methods of ``Objective``; the loop knows nothing else of it. To add one: a file
+here, its name in ``Train.objective`` (``recipe/training.py``) and a line in ``objective_of``.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from clpds.data.blocks import Batch
+from clpds.objectives.causal import Causal
+from clpds.objectives.masked import Masked
+from clpds.recipe import Train
+from clpds.vocabulary.tokenizer import load_tokenizer
+
+
+class Objective(Protocol):
+    """The loop's whole view of an objective."""
+
+    @property
+    def every_token(self) -> bool:
+        """Whether all tokens of a text are predicted, so that the sum of losses is the text's length in nats."""
+
+    def check(self, model: nn.Module) -> None:
+        """Raise UserError for a model that this cannot train; all ranks call it, with the engine."""
+
+    def prepare(self, batch: Batch, samples: Sequence[int], seed: int) -> Batch:
+        """The blocks as they go to the device, on the CPU before they do.
+
+        Row i is a function of the block, of ``samples[i]``, its number in the mixture, and of ``seed``: the same for
+        any number of ranks and size of micro batch, and after a resume.
+        """
+
+    def count(self, batch: Batch) -> int:
+        """How many predictions the loss of a prepared batch adds up."""
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The losses of these predictions in nats, added up (float32 scalar); ``model`` may be an engine."""
+
+
+def objective_of(stage: Train, tokenizer_folder: Path) -> Objective:
+    """The objective that the stage names; UserError where the tokenizer does not suit it."""
+    if stage.objective == "masked":
+        return Masked.of(load_tokenizer(tokenizer_folder), stage.mask_share, str(tokenizer_folder))
+    return Causal(isolate=stage.isolate_documents)

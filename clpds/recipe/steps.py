@@ -47,6 +47,8 @@ class Eval(Checked):
     """Blocks put through the model at once."""
     text_key: str = "text"
     """Field that holds the text in JSONL and Parquet files."""
+    seed: int = 0
+    """Which tokens are hidden from a masked language model; a causal one predicts them all."""
     json: bool = False
     """Print JSON instead of a table."""
     out: MaybePath = None

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from clpds.recipe.fields import Amount, Checked, Count, MaybeCount, NotNegative
+from clpds.recipe.fields import Amount, Checked, Count, MaybeCount, NotNegative, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +79,10 @@ class Train(Checked):
     """The mixture: a name and a prepared data set each."""
     out: Path
     """The run's folder: checkpoints/, metrics.jsonl, tensorboard/."""
-    objective: Literal["causal"] = "causal"
-    """What is predicted."""
+    objective: Literal["causal", "masked"] = "causal"
+    """What is predicted: the next token (causal), or hidden ones from both sides (masked: BERT and its kin)."""
+    mask_share: Annotated[Positive, Field(le=1)] = 0.15
+    """Share of the tokens that are hidden and predicted (masked)."""
     trainable: tuple[str, ...] = ("*",)
     """Shell patterns of parameter names; all others are frozen."""
     steps: Count
@@ -107,3 +109,5 @@ class Train(Checked):
     def __post_init__(self) -> None:
         if self.global_batch % self.micro_batch:
             raise ValueError(f"global_batch {self.global_batch} is no multiple of micro_batch {self.micro_batch}")
+        if self.objective == "causal" and self.mask_share != Train.mask_share:
+            raise ValueError("objective causal does not use mask_share, which is for masked")

@@ -43,6 +43,8 @@ def read_evaluation(label: str, path: Path) -> Evaluation:
     """One JSON file of `clpds eval`."""
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if document.get("objective") == "masked":
+            raise UserError(f"{path} ({label}) is of a masked language model, which has no bits per byte to compare")
         return Evaluation(label, **{name: kind(document[name]) for name, kind in FIELDS.items()})
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error

@@ -12,8 +12,7 @@ import torch.distributed as dist
 from clpds.accelerators import peak_flops
 from clpds.data.blocks import Batch
 from clpds.errors import UserError
-from clpds.models.packing import can_isolate, forward_packed
-from clpds.objectives.causal import nll_sum
+from clpds.objectives import Objective, objective_of
 from clpds.recipe import Train
 from clpds.run_folder import asked_to_stop, read_trainer
 from clpds.training import saving
@@ -36,6 +35,7 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
     Returns the position reached, whose checkpoint is written. Raises UserError on all ranks together.
     """
     inputs = agree(lambda: open_inputs(stage))
+    objective = agree(lambda: objective_of(stage, inputs.tokenizer_folder))
     config = agree(lambda: deepspeed_config(stage, dist.get_world_size()))
     checkpoint = open_model(stage, inputs)
     same = identity(stage, inputs, checkpoint)
@@ -52,12 +52,10 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
     agree(lambda: freeze(model, stage.trainable))
     parameters = parameter_count(model)
     engine = build_engine(model, stage, config, device)
-    if stage.isolate_documents and not can_isolate(engine):
-        kind = checkpoint.config.model_type
-        raise UserError(f"{kind} models cannot keep the documents of a block apart; set isolate_documents: false")
+    objective.check(engine)
     position = saving.load(engine, resume) if resume else Position()
 
-    loop = Loop(stage, inputs, engine, device)
+    loop = Loop(stage, objective, inputs, engine, device)
     metrics = Metrics(stage.out, start=position.step, steps=stage.steps) if first_rank() else None
     if metrics and position.step:
         metrics.say(f"resuming from step {position.step}")
@@ -83,7 +81,7 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
                     skipped_steps=engine.skipped_steps,
                 )
             if _due(position.step, stage.validation.every, stage.steps):
-                scores = validate(engine, inputs.validation, stage, device)
+                scores = validate(engine, objective, inputs.validation, stage, device)
                 if metrics and scores:
                     metrics.log(position.step, tokens=position.tokens, validation=scores)
             sound = loop.bad_in_a_row == 0  # else the weights may be spoilt: older checkpoints are worth more
@@ -124,8 +122,9 @@ class StepResult:
 class Loop:
     """What an optimizer step needs and does not change."""
 
-    def __init__(self, stage: Train, inputs: Inputs, engine: Any, device: torch.device) -> None:
-        self.stage, self.inputs, self.engine, self.device = stage, inputs, engine, device
+    def __init__(self, stage: Train, objective: Objective, inputs: Inputs, engine: Any, device: torch.device) -> None:
+        self.stage, self.objective, self.inputs = stage, objective, inputs
+        self.engine, self.device = engine, device
         self.bad_in_a_row = 0
 
     def step(self, position: Position, flag: StopFlag) -> StepResult:
@@ -133,7 +132,7 @@ class Loop:
         start = time.perf_counter()
         stage, engine = self.stage, self.engine
         batches = [self._batch(indices) for indices in rank_indices(stage, position.step)]
-        counted = sum(int((batch.labels[:, 1:] != -100).sum()) for batch in batches)
+        counted = sum(self.objective.count(batch) for batch in batches)
         (tokens,) = total([counted], self.device)
         lr = learning_rate(stage, position.step)
         for group in engine.optimizer.param_groups:
@@ -142,7 +141,7 @@ class Loop:
         nll = torch.zeros((), dtype=torch.float64, device=self.device)
         for micro, batch in enumerate(batches):
             _seed_dropout(stage.seed, position.step, micro)
-            loss = nll_sum(forward_packed(engine, batch, isolate=stage.isolate_documents), batch.labels)
+            loss = self.objective.loss_sum(engine, batch)
             nll += loss.detach()
             # DeepSpeed divides by the number of ranks and of micro batches; we want the mean over tokens.
             engine.backward(loss * (dist.get_world_size() * len(batches) / tokens))
@@ -157,6 +156,7 @@ class Loop:
 
     def _batch(self, indices: Sequence[int]) -> Batch:
         batch = self.inputs.mixture.batch(indices, isolate=self.stage.isolate_documents)
+        batch = self.objective.prepare(batch, indices, self.stage.seed)
         return Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
 
     def _count_bad(self, bad: bool, step: int) -> None:

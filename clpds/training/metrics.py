@@ -43,8 +43,8 @@ class Metrics:
             loss = "not finite" if values["loss"] is None else f"{values['loss']:.3f}"
             self._show(step, f"loss {loss}, {values['tokens_per_second']:,.0f} tokens/s")
         for corpus, score in values.get("validation", {}).items():
-            bits = score["bits_per_byte"]
-            self.say(f"step {step}: validation on {corpus}: loss {score['loss']:.3f}, {bits:.3f} bits per byte")
+            bits = f", {score['bits_per_byte']:.3f} bits per byte" if "bits_per_byte" in score else ""
+            self.say(f"step {step}: validation on {corpus}: loss {score['loss']:.3f}{bits}")
 
     def say(self, text: str) -> None:
         """A line on the screen, above the bar."""

@@ -16,6 +16,7 @@ from clpds.checkpoint.write import copy_tokenizer
 from clpds.data.blocks import Blocks, open_blocks
 from clpds.data.order import Mixture
 from clpds.errors import UserError
+from clpds.models.encoder import longest
 from clpds.output import check_disk, new_folder, write_text
 from clpds.recipe import Train
 from clpds.resources import find
@@ -66,6 +67,7 @@ def identity(stage: Train, inputs: Inputs, checkpoint: Checkpoint) -> dict[str, 
         "model": record["files"] if record else str(stage.model),
         "data": {name: [blocks.fingerprint, stage.data[name].weight] for name, blocks in inputs.corpora.items()},
         "objective": stage.objective,
+        **({} if stage.objective == "causal" else {"mask_share": stage.mask_share}),
         "trainable": list(stage.trainable),
         "global_batch": stage.global_batch,
         "isolate_documents": stage.isolate_documents,
@@ -108,7 +110,7 @@ def _open_fitting(stage: Train, inputs: Inputs, path: Path) -> Checkpoint:
     if rows_needed(data_tokenizer) > config.vocab_size:
         needed = rows_needed(data_tokenizer)
         raise UserError(f"{path} has {config.vocab_size} rows, but the tokenizer of the data needs {needed}")
-    length, positions = inputs.mixture.sequence_length, getattr(config, "max_position_embeddings", None)
+    length, positions = inputs.mixture.sequence_length, longest(anatomy(checkpoint.config).model)
     if positions is not None and length > positions:
         raise UserError(f"the data has blocks of {length} tokens, but {path} has only {positions} positions")
     return checkpoint

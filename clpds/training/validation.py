@@ -1,4 +1,4 @@
-"""Loss and bits per byte on held-out blocks while training; the same on any number of ranks."""
+"""Loss on held-out blocks while training, and bits per byte; the same on any number of ranks."""
 
 import math
 from typing import Any
@@ -7,36 +7,40 @@ import torch
 import torch.distributed as dist
 
 from clpds.data.blocks import Batch, Blocks
-from clpds.models.packing import forward_packed
-from clpds.objectives.causal import nll_sum
+from clpds.objectives import Objective
 from clpds.recipe import Train
 from clpds.training.group import total
 
+SEED = 0  # of what an objective draws: the same whatever the stage's seed, so that runs can be compared
+
 
 def validate(
-    engine: Any, corpora: dict[str, Blocks], stage: Train, device: torch.device
+    engine: Any, objective: Objective, corpora: dict[str, Blocks], stage: Train, device: torch.device
 ) -> dict[str, dict[str, float]]:
-    """Corpus name to ``loss`` (nats per predicted token) and ``bits_per_byte``, on every rank."""
+    """Corpus name to ``loss`` (nats a prediction), on every rank; ``bits_per_byte`` too if every token is predicted."""
     engine.eval()
-    scores = {name: _score(engine, blocks, stage, device) for name, blocks in corpora.items()}
+    scores = {name: _score(engine, objective, blocks, stage, device) for name, blocks in corpora.items()}
     engine.train()
     return scores
 
 
 @torch.no_grad()
-def _score(engine: Any, blocks: Blocks, stage: Train, device: torch.device) -> dict[str, float]:
+def _score(engine: Any, objective: Objective, blocks: Blocks, stage: Train, device: torch.device) -> dict[str, float]:
     count = min(len(blocks), stage.validation.blocks or len(blocks))
     at_once = stage.micro_batch * dist.get_world_size()
-    nll = tokens = text_bytes = 0.0
-    # Under ZeRO-3 every rank must do the same number of forward passes: past the end, unlabelled ones.
+    nll = predictions = text_bytes = 0.0
+    # Under ZeRO-3 every rank must do the same number of forward passes: past the end, ones that do not count.
     for first in range(dist.get_rank() * stage.micro_batch, -(-count // at_once) * at_once, at_once):
         indices = [index for index in range(first, first + stage.micro_batch) if index < count]
-        batch = blocks.batch(indices or [0])
+        batch = objective.prepare(blocks.batch(indices or [0]), indices or [0], SEED)
         batch = Batch(*(tensor.to(device) for tensor in batch))
-        logits = forward_packed(engine, batch, isolate=stage.isolate_documents)
+        loss = objective.loss_sum(engine, batch)
         if indices:
-            nll += float(nll_sum(logits, batch.labels))
-            tokens += int((batch.labels[:, 1:] != -100).sum())
+            nll += float(loss)
+            predictions += objective.count(batch)
             text_bytes += blocks.predicted_bytes(indices)
-    nll, tokens, text_bytes = total([nll, tokens, text_bytes], device)
-    return {"loss": nll / tokens, "bits_per_byte": nll / math.log(2) / text_bytes}
+    nll, predictions, text_bytes = total([nll, predictions, text_bytes], device)
+    scores = {"loss": nll / predictions}
+    if objective.every_token:
+        scores["bits_per_byte"] = nll / math.log(2) / text_bytes
+    return scores

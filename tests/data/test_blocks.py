@@ -78,7 +78,7 @@ def test_blocks_are_those_of_the_naive_definition(family: str, isolate: bool, tm
             assert batch.labels[row, : len(ids)].tolist() == labels
     pad = tiny_tokenizer(family).pad_token_id
     assert batch.input_ids[-1, rest:].tolist() == [ENDS[family][1] if pad is None else pad] * (length - rest)
-    assert batch.position_ids[-1, rest:].tolist() == list(range(length - rest) if isolate else range(rest, length))
+    assert batch.position_ids[-1, rest:].tolist() == list(range(length - rest))
     assert batch.labels[-1, rest:].tolist() == [IGNORED] * (length - rest)
 
 

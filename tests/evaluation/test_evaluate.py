@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from clpds.checkpoint import open_checkpoint
 from clpds.data.prepare import prepare
 from clpds.errors import UserError
 from clpds.evaluation.evaluate import evaluate, load_model
+from clpds.report.compare import read_evaluation
 from tests.tiny import CAUSAL, save_model, text, tiny_model, tiny_tokenizer
 
 LENGTH = 64
@@ -155,9 +157,6 @@ def test_a_loss_that_is_not_finite_is_named(corpus: Path, tmp_path: Path) -> Non
 
 
 def test_what_cannot_be_scored_is_refused(corpus: Path, tmp_path: Path) -> None:
-    bert = save_model(tmp_path / "bert", tiny_model("bert", 600), tiny_tokenizer("wordpiece"))
-    with pytest.raises(UserError, match="BertForMaskedLM"):
-        evaluate(recipe.Eval(model=bert, data=corpus))
     narrow = save_model(tmp_path / "narrow", tiny_model("llama", 500), tiny_tokenizer("byte_bpe"))
     with pytest.raises(UserError, match="needs 600 embedding rows, the model has 500"):
         evaluate(recipe.Eval(model=narrow, data=corpus))
@@ -177,3 +176,25 @@ def test_a_model_without_head_is_refused(tmp_path: Path) -> None:
     body = AutoModel.from_config(tiny_model("gpt2", 300).config)
     with pytest.raises(UserError, match="is a GPT2Model, which has no head"):
         evaluate(recipe.Eval(model=save_model(tmp_path / "body", body), data=tmp_path))
+
+
+def test_a_masked_model_fills_the_same_gaps_every_time(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = tiny_tokenizer("wordpiece")
+    model = tiny_model("bert", len(tokenizer), pad_token_id=0)
+    folder = save_model(tmp_path / "bert", model, tokenizer)
+    step = recipe.Eval(model=folder, data=corpus, sequence_length=LENGTH, out=tmp_path / "a.json")
+    found = numbers(step)
+    assert "bits per byte" not in capsys.readouterr().out
+    small = numbers(replace(step, micro_batch=3))
+    assert small["tokens"] == found["tokens"]
+    assert small["loss"] == pytest.approx(found["loss"], rel=1e-6)
+    assert numbers(replace(step, seed=1))["loss"] != found["loss"]
+    assert found["perplexity"] == pytest.approx(math.exp(found["loss"]), rel=1e-6)
+    assert found["bits_per_byte"] is None
+    with pytest.raises(UserError, match="masked language model"):
+        read_evaluation("bert", tmp_path / "a.json")
+    mute = save_model(tmp_path / "mute", model, tiny_tokenizer("byte_bpe"))
+    with pytest.raises(UserError, match="no mask token"):
+        evaluate(recipe.Eval(model=mute, data=corpus))

@@ -11,15 +11,19 @@ from clpds.recipe import Corpus, Data, Optimizer, Schedule, Train
 from clpds.training.group import process_group
 from clpds.training.loop import train
 from clpds.training.stopping import stop_flag
+from clpds.vocabulary.roles import special_ids
 from tests.tiny import save_model, text, tiny_model, tiny_tokenizer
 
 FP32_ZERO3 = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, "sub_group_size": 20_000}}
 
 
-def write_inputs(folder: Path, *, shape: str = "llama", length: int = 64) -> dict[str, Path]:
+def write_inputs(
+    folder: Path, *, shape: str = "llama", family: str = "byte_bpe", length: int = 64, **changes: Any
+) -> dict[str, Path]:
     """A tiny model, a data set and a DeepSpeed config under ``folder``."""
-    tokenizer = tiny_tokenizer("byte_bpe")
-    model = save_model(folder / "model", tiny_model(shape, len(tokenizer)), tokenizer)
+    tokenizer = tiny_tokenizer(family)
+    ids = special_ids(tokenizer)
+    model = save_model(folder / "model", tiny_model(shape, len(tokenizer), **(ids | changes)), tokenizer)
     (folder / "text.jsonl").write_text("\n".join(json.dumps({"text": part[:400]}) for part in text("de", 60)))
     data = Data(
         input=(folder / "text.jsonl",),
