@@ -61,7 +61,7 @@ def _jobs(name: str, step: Step, profile: Profile, words: list[str], after: tupl
         return
     run = f"{profile.container} clpds run" if profile.container else "clpds run"
     verb = verb_of(step)
-    if isinstance(step, Data) and profile.array > 1:
+    if isinstance(step, Data) and not step.label_key and profile.array > 1:
         first, shares = f"{name}-read", f"{name}-share"
         command = shlex.join([*words, f"{name}.only=read", "--step", name])
         yield Job(first, verb, f"{run} {command}", profile.cpu, after)

@@ -24,7 +24,8 @@ class Batch(NamedTuple):
     position_ids: Tensor
     """Restart at 0 at each document, and so say who may see whom."""
     labels: Tensor
-    """``input_ids`` with -100 where nothing of the same document stands before, and at padding."""
+    """``input_ids`` with -100 where nothing of the same document stands before, and at padding.
+    Of labelled texts: the class at the first place, -100 elsewhere."""
 
 
 class Blocks:
@@ -41,6 +42,10 @@ class Blocks:
         self._first = np.cumsum([0, *(len(batch) for batch in batches)])
         self._ids = [batch["input_ids"].flatten().to_numpy().reshape(-1, self.sequence_length) for batch in batches]
         self._ends = [(batch["ends"].offsets.to_numpy(), batch["ends"].values.to_numpy()) for batch in batches]
+        label = dataset.features.get("label")
+        self.classes: tuple[str, ...] = tuple(label.names) if label else ()
+        """Of labelled texts, each of which is a block."""
+        self._labels = [batch["label"].to_numpy() for batch in batches] if label else []
         self._bytes = [batch["predicted_bytes"].to_numpy() for batch in batches]
 
     def __len__(self) -> int:
@@ -66,6 +71,9 @@ class Blocks:
             labels[row] = ids[row]
             labels[row, starts] = IGNORED
             labels[row, ends[-1] :] = IGNORED
+            if self.classes:
+                labels[row] = IGNORED
+                labels[row, 0] = self._labels[batch][offset]
         return Batch(*(torch.from_numpy(array) for array in (ids, positions, labels)))
 
     def predicted_bytes(self, indices: Sequence[int]) -> int:

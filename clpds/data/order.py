@@ -86,6 +86,8 @@ def _require_equal(a: Blocks, b: Blocks) -> None:
             f"{a.folder} has blocks of {a.sequence_length} tokens, {b.folder} of {b.sequence_length}; "
             "a mixture needs one sequence_length"
         )
+    if a.classes != b.classes:
+        raise UserError(f"{a.folder} and {b.folder} have different classes, or only one of them has any")
     files = [blocks.tokenizer_folder / "tokenizer.json" for blocks in (a, b)]
     if files[0].read_bytes() != files[1].read_bytes():
         tokenizer_a, tokenizer_b = load_tokenizer(a.tokenizer_folder), load_tokenizer(b.tokenizer_folder)

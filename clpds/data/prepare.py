@@ -21,13 +21,14 @@ from transformers import PreTrainedTokenizerBase
 from clpds import provenance, recipe
 from clpds.checkpoint.write import copy_tokenizer
 from clpds.data.blocks import FORMAT
+from clpds.data.labelled import prepare_labelled
 from clpds.data.pack import Counts, count_tokens, write_blocks
 from clpds.data.read import check_input, input_bytes, input_files, read_documents
 from clpds.data.tokenise import PLAN, SPLITS, open_work, tokenise, unfinished
 from clpds.errors import UserError
 from clpds.output import check_disk, check_free, human_bytes, write_text
 from clpds.sharing import World, new_shared_folder, see, shared
-from clpds.vocabulary.tokenizer import load_tokenizer, require_same, rows_needed
+from clpds.vocabulary.tokenizer import ends_of, load_tokenizer, require_same, rows_needed
 
 DISK = 3  # bytes on disk for a byte of text: its copy, the chunks, the blocks twice
 
@@ -35,12 +36,16 @@ DISK = 3  # bytes on disk for a byte of text: its copy, the chunks, the blocks t
 def prepare(step: recipe.Data) -> None:
     """Write ``step.out``: train/ and validation/ for `datasets`, tokenizer/, provenance.json.
 
-    Ranks of an MPI launcher share the tokenising. With ``step.only`` just that part is done.
+    Ranks of an MPI launcher share the tokenising. With ``step.only`` just that part is done, with ``step.label_key``
+    a text is a block.
     Raises UserError for bad input, for a fraction that leaves a split without documents, and for
     text too short to fill a block.
     """
     work = step.out.with_name(step.out.name + ".work")
     with shared() as world:
+        if step.label_key:
+            world.on_first(lambda: prepare_labelled(step, _check(step)))
+            return
         began, todo = world.on_first(lambda: _begin(step, work))
         if todo:
             workers = step.workers or world.cores()
@@ -121,13 +126,12 @@ def _lay_out(step: recipe.Data, tokenizer: PreTrainedTokenizerBase, work: Path, 
 
 def _plan(step: recipe.Data, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What the chunks depend on: where all of it is equal, an interrupted command goes on."""
-    start = _first_of(tokenizer.bos_token_id, tokenizer.cls_token_id)
-    end = _first_of(tokenizer.eos_token_id, tokenizer.sep_token_id)
+    start, end, padding = ends_of(tokenizer)
     files = [file for path in step.input for file in input_files(path)]
     return {
         "start": start,
         "end": end,
-        "padding": _first_of(tokenizer.pad_token_id, *end, 0)[0],
+        "padding": padding,
         "dtype": "uint16" if rows_needed(tokenizer) <= 2**16 else "int32",
         "seed": step.seed,
         "validation_fraction": step.validation_fraction,
@@ -137,10 +141,6 @@ def _plan(step: recipe.Data, tokenizer: PreTrainedTokenizerBase) -> dict[str, An
         "inputs": [[str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns] for file in files],
         "versions": {package: version(package) for package in ("clpds", "tokenizers")},
     }
-
-
-def _first_of(*ids: int | None) -> list[int]:
-    return [id for id in ids if id is not None][:1]
 
 
 def _save_tokenizer(source: Path, tokenizer: PreTrainedTokenizerBase, work: Path) -> None:

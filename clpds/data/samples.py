@@ -70,6 +70,23 @@ def write_chapters(language: str, folder: Path) -> None:
                         file.write(json.dumps({"text": "\n".join(verses)}, ensure_ascii=False) + "\n")
 
 
+GROUPS = {"law": 1, "history": 6, "wisdom": 18, "prophets": 23, "gospels and acts": 40, "letters": 45}  # first books
+
+
+def write_task(language: str, folder: Path) -> None:
+    """``LANGUAGE.task.train.jsonl`` and ``.heldout.jsonl``: verses with their group of books as ``label``.
+
+    Split by chapter, in all languages alike, so that no verse that one model was trained on is asked in another.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, side in (("train", False), ("heldout", True)):
+        with (folder / f"{language}.task.{name}.jsonl").open("w", encoding="utf-8") as file:
+            for (book, number), verses in chapters(language).items():
+                label = max((group for group in GROUPS if GROUPS[group] <= book), key=lambda group: GROUPS[group])
+                for verse in verses if held_out((book, number)) == side else ():
+                    file.write(json.dumps({"text": verse, "label": label}, ensure_ascii=False) + "\n")
+
+
 def main() -> None:
     """Write the demo's inputs into the folder named on the command line."""
     folder = Path(sys.argv[1])

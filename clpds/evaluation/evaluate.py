@@ -10,22 +10,22 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedModel
 
 from clpds import provenance, recipe
-from clpds.checkpoint import Checkpoint, anatomy, open_checkpoint
+from clpds.checkpoint import Checkpoint, anatomy
 from clpds.data.blocks import Blocks, open_blocks
 from clpds.data.prepare import prepare
 from clpds.errors import UserError
+from clpds.evaluation.accuracy import measure_task, show_task
+from clpds.evaluation.model import is_masked, load_model, open_model, tokenizer_folder
 from clpds.evaluation.perplexity import score
 from clpds.models.encoder import longest
 from clpds.objectives.masked import Masked
 from clpds.output import write_text
 from clpds.recipe import Train
-from clpds.vocabulary.tokenizer import backend, load_tokenizer, require_same, rows_needed, token_ids
+from clpds.vocabulary.tokenizer import backend, load_tokenizer, require_same, token_ids
 
 LONGEST = 1024  # tokens in a window of raw text, unless told
 
@@ -36,7 +36,8 @@ def evaluate(step: recipe.Eval) -> None:
     Raises UserError for a model that does not fit its tokenizer, data of another tokenizer, and a loss
     that is not finite.
     """
-    numbers = measure(step, open_model(step.model))
+    checkpoint = open_model(step.model)
+    numbers = measure_task(step, checkpoint) if step.task else measure(step, checkpoint)
     text = json.dumps(numbers, indent=2, ensure_ascii=False) + "\n"
     if step.out is not None:
         step.out.parent.mkdir(parents=True, exist_ok=True)
@@ -44,12 +45,15 @@ def evaluate(step: recipe.Eval) -> None:
     if step.json:
         sys.stdout.write(text)
     else:
-        _show(numbers)
+        (show_task if step.task else _show)(numbers)
 
 
 def measure(step: recipe.Eval, checkpoint: Checkpoint) -> dict[str, Any]:
     """What `clpds eval --json` prints of ``checkpoint``, which need not have been written to ``step.model``."""
-    tokenizer = _tokenizer_folder(checkpoint)
+    if not anatomy(checkpoint.config).has_head:
+        kind = anatomy(checkpoint.config).model_class.__name__
+        raise UserError(f"{step.model} is a {kind}, which has no head that predicts tokens; see --task for classifiers")
+    tokenizer = tokenizer_folder(checkpoint)
     with _data(step, checkpoint, tokenizer) as folder:
         blocks = open_blocks(folder, "validation")
         _check_length(step, checkpoint, blocks)
@@ -73,42 +77,6 @@ def measure(step: recipe.Eval, checkpoint: Checkpoint) -> dict[str, Any]:
             "tokenizer": (tokenizer_hash := _tokenizer_hash(tokenizer)),
             "text": _text_hash(folder, [step.blocks, blocks.sequence_length, tokenizer_hash] if step.blocks else []),
         }
-
-
-def open_model(path: Path) -> Checkpoint:
-    """Open a model's checkpoint; UserError for a training run and for one that predicts no tokens."""
-    if (path / "stage.json").is_file():
-        raise UserError(f"{path} is a training run; make a model of it with `clpds convert {path} OUT`")
-    checkpoint = open_checkpoint(path)
-    found = anatomy(checkpoint.config)
-    if not found.has_head:
-        raise UserError(f"{path} is a {found.model_class.__name__}, which has no head that predicts tokens")
-    return checkpoint
-
-
-def is_masked(checkpoint: Checkpoint) -> bool:
-    """Whether the model fills gaps instead of going on with a text."""
-    return anatomy(checkpoint.config).model_class.__name__.endswith("ForMaskedLM")
-
-
-def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
-    """The model with its weights, in the dtype they are stored in, on the GPU if there is one."""
-    state_dict = {name: tensor.load() for name, tensor in checkpoint.tensors.items()}
-    model_class = anatomy(checkpoint.config).model_class
-    model = model_class.from_pretrained(None, config=checkpoint.config, state_dict=state_dict, dtype="auto")
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _tokenizer_folder(checkpoint: Checkpoint) -> Path:
-    """Where the model's tokenizer is; UserError where there is none or it has more tokens than the model rows."""
-    folder = checkpoint.tokenizer_folder
-    if folder is None:
-        raise UserError(f"{checkpoint.path} has no tokenizer; copy its files there")
-    need = rows_needed(load_tokenizer(folder))
-    have = checkpoint.tensors[anatomy(checkpoint.config).input_embedding].shape[0]
-    if need > have:
-        raise UserError(f"{checkpoint.path}: the tokenizer needs {need:,} embedding rows, the model has {have:,}")
-    return folder
 
 
 @contextmanager

@@ -5,13 +5,14 @@ here, its name in ``Train.objective`` (``recipe/training.py``) and a line in ``o
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor, nn
 
-from clpds.data.blocks import Batch
+from clpds.data.blocks import Batch, Blocks
+from clpds.errors import UserError
 from clpds.objectives.causal import Causal
+from clpds.objectives.classification import Classification
 from clpds.objectives.masked import Masked
 from clpds.recipe import Train
 from clpds.vocabulary.tokenizer import load_tokenizer
@@ -41,8 +42,13 @@ class Objective(Protocol):
         """The losses of these predictions in nats, added up (float32 scalar); ``model`` may be an engine."""
 
 
-def objective_of(stage: Train, tokenizer_folder: Path) -> Objective:
-    """The objective that the stage names; UserError where the tokenizer does not suit it."""
+def objective_of(stage: Train, data: Blocks) -> Objective:
+    """The objective that the stage names; UserError where the data or its tokenizer does not suit it."""
+    if bool(data.classes) != (stage.objective == "classification"):
+        kind = "labelled texts, for" if data.classes else "texts without labels (`clpds data --label-key`), not for"
+        raise UserError(f"{data.folder} holds {kind} the objective classification; here it is {stage.objective}")
+    if stage.objective == "classification":
+        return Classification(data.classes)
     if stage.objective == "masked":
-        return Masked.of(load_tokenizer(tokenizer_folder), stage.mask_share, str(tokenizer_folder))
+        return Masked.of(load_tokenizer(data.tokenizer_folder), stage.mask_share, str(data.tokenizer_folder))
     return Causal(isolate=stage.isolate_documents)

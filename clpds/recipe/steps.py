@@ -33,12 +33,18 @@ class Convert(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Eval(Checked):
-    """Loss, perplexity and bits per byte of a model on held-out text."""
+    """Loss, perplexity and bits per byte of a model on held-out text; or how many texts it classifies rightly."""
 
     model: Annotated[Positional[Path], arg(metavar="MODEL")]
     """A model that transformers opens."""
     data: Path
     """A prepared data set (its validation split), or a text, JSONL or Parquet file."""
+    task: bool = False
+    """Classify the texts of a JSONL or Parquet file: accuracy with its interval, beside chance."""
+    label_key: str = "label"
+    """Field that holds each text's class (task)."""
+    beside: MaybePath = None
+    """JSON file of an evaluation to show the accuracy beside, for instance in the source language (task)."""
     blocks: MaybeCount = None
     """How many blocks, from the first; all unless told."""
     sequence_length: MaybeCount = None

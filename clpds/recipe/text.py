@@ -75,6 +75,8 @@ class Data(Checked):
     """Folder to write, with the splits train/ and validation/."""
     text_key: str = "text"
     """Field that holds the text in JSONL, Parquet and `datasets` inputs."""
+    label_key: MaybeText = None
+    """Field that holds each text's class: a text a block then, for the objective classification."""
     sample_by: Literal["line", "paragraph", "document"] = "line"
     """What one document is in a text file, as `datasets` calls it."""
     validation_fraction: Amount = 0.01
@@ -87,3 +89,7 @@ class Data(Checked):
     """Chooses which documents are held out."""
     overwrite: bool = False
     """Replace the output folder if it exists."""
+
+    def __post_init__(self) -> None:
+        if self.label_key is not None and (self.only or self.workers or self.sample_by != Data.sample_by):
+            raise ValueError("labelled texts are prepared at once; leave out only, workers and sample_by")

@@ -79,8 +79,9 @@ class Train(Checked):
     """The mixture: a name and a prepared data set each."""
     out: Path
     """The run's folder: checkpoints/, metrics.jsonl, tensorboard/."""
-    objective: Literal["causal", "masked"] = "causal"
-    """What is predicted: the next token (causal), or hidden ones from both sides (masked: BERT and its kin)."""
+    objective: Literal["causal", "masked", "classification"] = "causal"
+    """What is predicted: the next token (causal), hidden ones from both sides (masked: BERT and its kin), or a text's
+    class (classification: on an encoder, which gets a fresh classifier unless it has one)."""
     mask_share: Annotated[Positive, Field(le=1)] = 0.15
     """Share of the tokens that are hidden and predicted (masked)."""
     trainable: tuple[str, ...] = ("*",)
@@ -109,5 +110,5 @@ class Train(Checked):
     def __post_init__(self) -> None:
         if self.global_batch % self.micro_batch:
             raise ValueError(f"global_batch {self.global_batch} is no multiple of micro_batch {self.micro_batch}")
-        if self.objective == "causal" and self.mask_share != Train.mask_share:
-            raise ValueError("objective causal does not use mask_share, which is for masked")
+        if self.objective != "masked" and self.mask_share != Train.mask_share:
+            raise ValueError(f"objective {self.objective} does not use mask_share, which is for masked")

@@ -35,7 +35,7 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
     Returns the position reached, whose checkpoint is written. Raises UserError on all ranks together.
     """
     inputs = agree(lambda: open_inputs(stage))
-    objective = agree(lambda: objective_of(stage, inputs.tokenizer_folder))
+    objective = agree(lambda: objective_of(stage, inputs.mixture.corpora[0]))
     config = agree(lambda: deepspeed_config(stage, dist.get_world_size()))
     checkpoint = open_model(stage, inputs)
     same = identity(stage, inputs, checkpoint)

@@ -12,6 +12,7 @@ from transformers import AutoConfig, GenerationConfig
 from clpds import provenance
 from clpds.checkpoint import Checkpoint, LazyTensor, anatomy, open_checkpoint, write_checkpoint
 from clpds.checkpoint.anatomy import model_class
+from clpds.checkpoint.task_head import with_classifier
 from clpds.checkpoint.write import copy_tokenizer
 from clpds.data.blocks import Blocks, open_blocks
 from clpds.data.order import Mixture
@@ -100,9 +101,11 @@ def prepare_run(stage: Train, checkpoint: Checkpoint) -> None:
 def _open_fitting(stage: Train, inputs: Inputs, path: Path) -> Checkpoint:
     """Open a checkpoint whose vocabulary, positions and attention suit the data."""
     checkpoint = open_checkpoint(path)
-    found, config = anatomy(checkpoint.config), checkpoint.config.get_text_config()
-    if not found.has_head:
-        raise UserError(f"{path} is a {found.model_class.__name__}, which has no head that predicts tokens")
+    config = checkpoint.config.get_text_config()
+    kind = anatomy(checkpoint.config)
+    classifies = kind.model_class.__name__.endswith("ForSequenceClassification")
+    if not kind.has_head and not (classifies and stage.objective == "classification"):
+        raise UserError(f"{path} is a {kind.model_class.__name__}, which has no head that predicts tokens")
     data_tokenizer = load_tokenizer(inputs.tokenizer_folder)
     if checkpoint.tokenizer_folder is not None:
         model_tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
@@ -110,9 +113,11 @@ def _open_fitting(stage: Train, inputs: Inputs, path: Path) -> Checkpoint:
     if rows_needed(data_tokenizer) > config.vocab_size:
         needed = rows_needed(data_tokenizer)
         raise UserError(f"{path} has {config.vocab_size} rows, but the tokenizer of the data needs {needed}")
-    length, positions = inputs.mixture.sequence_length, longest(anatomy(checkpoint.config).model)
+    length, positions = inputs.mixture.sequence_length, longest(kind.model)
     if positions is not None and length > positions:
         raise UserError(f"the data has blocks of {length} tokens, but {path} has only {positions} positions")
+    if stage.objective == "classification" and not classifies:
+        return with_classifier(checkpoint, inputs.mixture.corpora[0].classes, stage.seed)
     return checkpoint
 
 

@@ -54,6 +54,17 @@ def rows_needed(tokenizer: PreTrainedTokenizerBase) -> int:
     return max(token_ids(tokenizer).values()) + 1
 
 
+def ends_of(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int], int]:
+    """The ids put before a document and behind it (one or none each), and the id that fills up a block."""
+    start = _first_of(tokenizer.bos_token_id, tokenizer.cls_token_id)
+    end = _first_of(tokenizer.eos_token_id, tokenizer.sep_token_id)
+    return start, end, _first_of(tokenizer.pad_token_id, *end, 0)[0]
+
+
+def _first_of(*ids: int | None) -> list[int]:
+    return [id for id in ids if id is not None][:1]
+
+
 def backend(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The pipeline as ``tokenizer.json`` describes it, without padding and truncation, which calls change."""
     pipeline: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())

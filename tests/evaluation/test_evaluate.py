@@ -15,7 +15,8 @@ from clpds import cli, recipe
 from clpds.checkpoint import open_checkpoint
 from clpds.data.prepare import prepare
 from clpds.errors import UserError
-from clpds.evaluation.evaluate import evaluate, load_model
+from clpds.evaluation.evaluate import evaluate
+from clpds.evaluation.model import load_model
 from clpds.report.compare import read_evaluation
 from tests.tiny import CAUSAL, save_model, text, tiny_model, tiny_tokenizer
 
