@@ -8,7 +8,7 @@
 | Procrustes refinement over many more rows (``refine``) | MUSE |
 
 Row vectors throughout: x W ~ y. The first and third step are not MUSE's: from MUSE's start, the identity, no run
-found the map between embeddings of a few hundred thousand words. ``docs/methods/wechsel.md`` has the figures.
+found the map between embeddings of a million words of text. ``docs/methods/wechsel.md`` has the figures.
 """
 
 from dataclasses import asdict, dataclass
@@ -26,7 +26,7 @@ FREQUENT = 2000  # rows of each space that the map is found on; rarer words' vec
 RESTARTS = 2  # each with the adversary and without
 REFINEMENTS = 5  # MUSE's number
 
-# MUSE's values but for those that say otherwise: its 5 x 31,250 steps of 2048 units take a day on a core.
+# MUSE's values but for those that say otherwise: its 5 x 31,250 steps of 2048 units take half a day on a core.
 EPOCHS, STEPS = 3, 500
 HIDDEN = 512  # MUSE: 2048
 BATCH = 32  # rows of each space
