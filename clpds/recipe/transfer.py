@@ -27,7 +27,7 @@ Weighting = Literal["published", "nearest", "ridge", "clipped", "auto"]
 # What a method cannot do without, beside the source and the target tokenizer.
 NEEDS: dict[InitMethod, tuple[str, ...]] = {
     "clp": ("helper",),
-    "wechsel": ("source_embeddings", "target_embeddings", "dictionary"),
+    "wechsel": ("source_embeddings", "target_embeddings"),
     "focus": ("text",),
     "omp": ("helper",),
 }
@@ -89,11 +89,13 @@ class Init(Checked):
     target_embeddings: MaybePath = None
     """Word embeddings of the target language (wechsel)."""
     dictionary: MaybePath = None
-    """Pairs of words, source language first, a tab or space between (wechsel); `clpds dictionary` makes one."""
+    """Pairs of words, source language first, a tab or space between (wechsel); `clpds dictionary` makes one. Without
+    it the two embeddings are aligned by their shape alone."""
     max_words: MaybeCount = None
     """Use the first words of each embedding only, the most frequent (wechsel)."""
     refinements: NotNegative = 0
-    """Rounds in which the alignment induces a dictionary of its own and is fitted to that (wechsel)."""
+    """Rounds in which the alignment induces a dictionary of its own and is fitted to that (wechsel); without a
+    dictionary five at least."""
     copy_overlap: bool = False
     """Copy the rows of tokens that the source has; the paper copies special tokens only (wechsel)."""
     width: MaybeCount = None

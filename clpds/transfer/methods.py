@@ -22,10 +22,11 @@ from clpds.transfer.models import Models
 from clpds.transfer.omp import omp
 from clpds.transfer.vocabulary_swap import Rows
 from clpds.transfer.wechsel import find_neighbours, wechsel
-from clpds.vocabulary.alignment import align
+from clpds.vocabulary.adversarial import REFINEMENTS, Unsupervised, align_adversarially
+from clpds.vocabulary.alignment import Alignment, align
 from clpds.vocabulary.dictionary import read_dictionary
 from clpds.vocabulary.roles import match_special
-from clpds.vocabulary.static import read_static
+from clpds.vocabulary.static import StaticEmbeddings, read_static, require_same_dimension
 from clpds.vocabulary.subwords import subword_vectors
 
 TEMPERATURES: dict[str, float] = {"clp": 0.05, "wechsel": 0.1}  # each paper's, or what suits it best
@@ -119,12 +120,9 @@ def _wechsel(step: Init, models: Models) -> Found:
     """Align the two embeddings, give both vocabularies vectors in one space, take the nearest."""
     assert step.source_embeddings is not None  # recipe.NEEDS
     assert step.target_embeddings is not None
-    assert step.dictionary is not None
-    dictionary = read_dictionary(step.dictionary)
     ours = read_static(step.source_embeddings, limit=step.max_words)
     theirs = read_static(step.target_embeddings, limit=step.max_words)
-    alignment = align(ours, theirs, dictionary, name=step.dictionary, refinements=step.refinements, seed=step.seed)
-    summary.show_alignment(alignment, len(dictionary))
+    alignment = _alignment(step, ours, theirs)
     source = subword_vectors(models.source_tokenizer, ours) @ alignment.W
     subwords = find_neighbours(source, subword_vectors(models.target_tokenizer, theirs), step.neighbours)
     shared = models.shared
@@ -146,6 +144,20 @@ def _wechsel(step: Init, models: Models) -> Found:
         how,
         {"alignment": alignment.facts(), "rows": counts},
     )
+
+
+def _alignment(step: Init, source: StaticEmbeddings, target: StaticEmbeddings) -> Alignment | Unsupervised:
+    """By the dictionary where there is one, else by the shape of the two spaces; told on the screen."""
+    if step.dictionary is None:
+        require_same_dimension(source, target)
+        rounds = max(step.refinements, REFINEMENTS)
+        found = align_adversarially(source.matrix, target.matrix, seed=step.seed, refinements=rounds)
+        summary.show_unsupervised(found)
+        return found
+    pairs = read_dictionary(step.dictionary)
+    fitted = align(source, target, pairs, name=step.dictionary, refinements=step.refinements, seed=step.seed)
+    summary.show_alignment(fitted, len(pairs))
+    return fitted
 
 
 BY_OVERLAP: tuple[VocabularyMethod, ...] = ("clp", "focus", "omp")  # make a new row of shared tokens' rows

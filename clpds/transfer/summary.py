@@ -15,6 +15,7 @@ from clpds.transfer.choose import Choice, best
 from clpds.transfer.condition import Condition
 from clpds.transfer.growth.step import Grown
 from clpds.transfer.vocabulary_swap import Role
+from clpds.vocabulary.adversarial import Unsupervised
 from clpds.vocabulary.alignment import Alignment
 from clpds.vocabulary.overlap import Overlap, coverage
 
@@ -38,6 +39,7 @@ MODEL is this folder, and `recipe.yaml` is
 """
 DOUBT = 2  # standard errors that a weighting must be better than the mean row
 FEW = 0.1  # share of a dictionary's pairs: neighbouring languages have their names in common
+SAME = 0.5  # share of matches that two runs of an alignment without a dictionary share; unrelated spaces have less
 CHANCE = 0.01  # precision of a dictionary below which an alignment is taken for none
 NAMES: dict[Role, str] = {"input": "embedding", "output": "head"}
 
@@ -104,6 +106,20 @@ def show_alignment(alignment: Alignment, pairs: int) -> None:
         sys.stderr.write(
             "clpds init: warning: the alignment finds next to no translation; is the dictionary of these two "
             "languages, and are the embeddings trained on enough text?\n"
+        )
+
+
+def show_unsupervised(found: Unsupervised) -> None:
+    """How the spaces were aligned without a dictionary, and a warning on stderr where chance seems to have done it."""
+    how = "training against an adversary and induction" if found.trained else "induction"
+    _line(
+        f"aligned without a dictionary, by {how}: mean CSLS {found.criterion:.3f}; the two best runs share "
+        f"{found.agreement:.1%} of their matches"
+    )
+    if found.agreement < SAME:
+        sys.stderr.write(
+            "clpds init: warning: the alignment seems to have failed, for its runs end in different maps; give "
+            "--dictionary (clpds dictionary makes one of parallel text), or embeddings of more text\n"
         )
 
 

@@ -34,6 +34,11 @@ def test_the_inputs_decide_what_is_tried() -> None:
     assert found["random"] == replace(BASE, method="random", helper=Path("h"))
     for step in found.values():
         assert checked(Init, vars(step)) == step  # no option that its method does not use
+    words = replace(BASE, method="wechsel", source_embeddings=Path("s.vec"), target_embeddings=Path("t.vec"))
+    for step in (words, replace(words, dictionary=Path("d"))):
+        found = candidates(of(BASE, step))
+        assert found.keys() == baselines | {"wechsel", "wechsel copied"}
+        assert found["wechsel"] == step
     assert list(candidates(of(clp, focus), ["omp", "mean"])) == ["omp", "mean"]
 
 

@@ -30,6 +30,7 @@ from clpds.transfer import blocks as room
 from clpds.transfer.baselines import random_rows
 from clpds.transfer.init import init
 from clpds.transfer.wechsel import find_neighbours, wechsel
+from clpds.vocabulary import adversarial
 from clpds.vocabulary.alignment import align
 from clpds.vocabulary.dictionary import induce_dictionary, read_dictionary
 from clpds.vocabulary.fasttext import train_embeddings
@@ -201,7 +202,11 @@ def test_tokens_without_text_have_no_vector(real: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda real: {"dictionary": None}, "method wechsel needs dictionary"),
+        (lambda real: {"source_embeddings": None}, "method wechsel needs source_embeddings"),
+        (
+            lambda real: {"dictionary": None, "target_embeddings": real / "other.vec"},
+            r"en has 24 dimensions and .*other\.vec 3",
+        ),
         (lambda real: {"method": "mean"}, "method mean does not use source_embeddings"),
         (lambda real: {"source_embeddings": real / "en.txt"}, r"en\.txt is no word embeddings"),
         (lambda real: {"target_embeddings": real / "other.vec"}, r"en has 24 dimensions and .*other\.vec 3"),
@@ -238,6 +243,45 @@ def test_a_dictionary_that_tells_nothing_is_a_warning(
     error = capsys.readouterr().err
     assert "pairs of the dictionary are in both embeddings, perhaps names" in error
     assert error.count("\n") == 1
+
+
+def _rotated(static: StaticEmbeddings, noise: float) -> StaticEmbeddings:
+    """The same language in other coordinates: what two trainings with different seeds would ideally give."""
+    d = static.matrix.shape[1]
+    matrix = static.matrix @ torch.linalg.qr(gauss(d, d, seed=1)).Q
+    return replace(static, matrix=matrix + noise * matrix.std() * gauss(*matrix.shape, seed=2), ngrams=None)
+
+
+def test_without_a_dictionary_the_shape_of_the_spaces_aligns_them(
+    step: Init, real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From real vectors to the same, rotated: found. To vectors of nothing: a warning, and the model is written."""
+    monkeypatch.setattr(adversarial, "FREQUENT", 300)
+    monkeypatch.setattr(adversarial, "STEPS", 5)
+    english = read_static(real / "en")
+    for name, target in (
+        ("same", _rotated(english, 0.1)),
+        ("nothing", replace(english, matrix=gauss(*english.matrix.shape, seed=3))),
+    ):
+        rows = "".join(
+            f"{word} {' '.join(map(str, target.matrix[row].tolist()))}\n" for word, row in english.index.items()
+        )
+        (tmp_path / f"{name}.vec").write_text(f"{len(english.index)} {english.matrix.shape[1]}\n{rows}")
+        init(
+            replace(
+                step,
+                dictionary=None,
+                tokenizer=step.source,
+                target_embeddings=tmp_path / f"{name}.vec",
+                out=tmp_path / name,
+            )
+        )
+        told = capsys.readouterr()
+        facts = json.loads((tmp_path / name / "provenance.json").read_text())["alignment"]
+        assert f"mean CSLS {facts['criterion']:.3f}; the two best runs share {facts['agreement']:.1%}" in told.out
+        warnings = [line for line in told.err.splitlines() if "warning" in line]
+        assert len(warnings) == (name == "nothing")
+        assert all("the alignment seems to have failed" in line for line in warnings)
 
 
 def test_the_published_package_gives_the_same_matrices(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
