@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from clpds.data.blocks import Batch
 from clpds.objectives.causal import Causal
 from clpds.objectives.masked import Masked
+from clpds.objectives.minijoint import MiniJointMasked
 from clpds.recipe import Train
 from clpds.vocabulary.tokenizer import load_tokenizer
 
@@ -43,6 +44,9 @@ class Objective(Protocol):
 
 def objective_of(stage: Train, tokenizer_folder: Path) -> Objective:
     """The objective that the stage names; UserError where the tokenizer does not suit it."""
-    if stage.objective == "masked":
-        return Masked.of(load_tokenizer(tokenizer_folder), stage.mask_share, str(tokenizer_folder))
-    return Causal(isolate=stage.isolate_documents)
+    if stage.objective == "causal":
+        return Causal(isolate=stage.isolate_documents)
+    vocabulary = load_tokenizer(tokenizer_folder), stage.mask_share, str(tokenizer_folder)
+    if stage.objective == "minijoint":
+        return MiniJointMasked.of(*vocabulary, mini_weight=stage.mini_weight)
+    return Masked.of(*vocabulary)

@@ -8,6 +8,12 @@ from pydantic import Field
 
 from clpds.recipe.fields import Amount, Checked, Count, MaybeCount, NotNegative, Positive
 
+# Options of Train that some objectives use and others would ignore.
+USED_BY_OBJECTIVE: dict[str, tuple[str, ...]] = {
+    "mask_share": ("masked", "minijoint"),
+    "mini_weight": ("minijoint",),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus(Checked):
@@ -79,10 +85,13 @@ class Train(Checked):
     """The mixture: a name and a prepared data set each."""
     out: Path
     """The run's folder: checkpoints/, metrics.jsonl, tensorboard/."""
-    objective: Literal["causal", "masked"] = "causal"
-    """What is predicted: the next token (causal), or hidden ones from both sides (masked: BERT and its kin)."""
+    objective: Literal["causal", "masked", "minijoint"] = "causal"
+    """What is predicted: the next token (causal), hidden ones from both sides (masked: BERT and its kin), or these by
+    a middle head as well (minijoint)."""
     mask_share: Annotated[Positive, Field(le=1)] = 0.15
-    """Share of the tokens that are hidden and predicted (masked)."""
+    """Share of the tokens that are hidden and predicted (masked, minijoint)."""
+    mini_weight: Annotated[Amount, Field(le=1)] = 0.5
+    """Share of the middle head's loss in the sum of both heads' (minijoint)."""
     trainable: tuple[str, ...] = ("*",)
     """Shell patterns of parameter names; all others are frozen."""
     steps: Count
@@ -109,5 +118,7 @@ class Train(Checked):
     def __post_init__(self) -> None:
         if self.global_batch % self.micro_batch:
             raise ValueError(f"global_batch {self.global_batch} is no multiple of micro_batch {self.micro_batch}")
-        if self.objective == "causal" and self.mask_share != Train.mask_share:
-            raise ValueError("objective causal does not use mask_share, which is for masked")
+        for option, objectives in USED_BY_OBJECTIVE.items():
+            if self.objective not in objectives and getattr(self, option) != getattr(Train, option):
+                names = ", ".join(objectives)
+                raise ValueError(f"objective {self.objective} does not use {option}, which is for {names}")
