@@ -27,9 +27,10 @@ def add_middle_head(source: Checkpoint, take: int) -> Checkpoint:
     """
     config = source.config
     joint = CLASSES.get(config.model_type)
-    if joint is None or anatomy(config).output_embedding:
+    found = anatomy(config)
+    if joint is None or found.output_embedding or not found.has_head:
         known = " and ".join(CLASSES)
-        raise UserError(f"{_named(source)} gets no middle head: only {known} with tied embeddings do; see minimodel")
+        raise UserError(f"{_named(source)} gets no middle head: only {known} with a tied one do; see method minimodel")
     _check_depth(source, take)
     added = {f"mini_{name}": tensor for name, tensor in source.tensors.items() if name.startswith(f"{joint.head}.")}
     return source.derive(added=added, config=_config(config, joint.config_class, mini_layers=take))
@@ -104,7 +105,10 @@ def plug(into: Checkpoint, adapted: Checkpoint) -> Checkpoint:
         raise UserError(f"{_named(into)} has embeddings of {widths[0]} numbers, {_named(adapted)} of {widths[1]}")
     if len(ours) > len(theirs):
         more = ", ".join(ours[len(theirs) :])
-        raise UserError(f"{_named(into)} has {more}, for which {_named(adapted)} has nothing; see method primary")
+        raise UserError(
+            f"{_named(into)} has {more}, for which {_named(adapted)} has nothing; embeddings are learnt under a "
+            "model with a head, and plugged into a MiniJoint model after method primary"
+        )
     rows = read_rows(adapted, theirs[: len(ours)])
     return swap_vocabulary(
         into,

@@ -247,7 +247,7 @@ def test_what_does_not_go_is_refused_by_name(tmp_path: Path) -> None:
         (source, "minijoint", {"take": 9}, "take must be fewer"),
         (small, "plug", {"embeddings": source}, "embeddings of 16 numbers"),
         (source, "plug", {"embeddings": mute}, "no tokenizer"),
-        (folder, "plug", {"embeddings": source}, "see method primary"),
+        (folder, "plug", {"embeddings": source}, "plugged into a MiniJoint model after method primary"),
     ):
         with pytest.raises(UserError, match=words):
             made(tmp_path, where, method, **options)  # type: ignore[arg-type]
