@@ -73,6 +73,8 @@ def test_embeddings_learnt_under_the_mini_model_serve_the_primary(tmp_path: Path
     before = loss(primary, other, order)
     freeze(mini, ("*word_embeddings*", "cls.predictions.bias"))
     train(mini, other, order, 200, 2e-2)
+    learnt = {name for name, parameter in mini.named_parameters() if parameter.grad is not None}
+    assert learnt == {"bert.embeddings.word_embeddings.weight", "cls.predictions.bias"}
     init(Init(method="plug", source=tmp_path / "primary", embeddings=save_model(tmp_path / "adapted", mini, TOKENIZER),
               out=tmp_path / "plugged"))  # fmt: skip
     after = loss(AutoModelForMaskedLM.from_pretrained(tmp_path / "plugged"), other, order)

@@ -167,6 +167,7 @@ def test_permuted_rows_of_the_mini_model_are_the_permuted_language_in_the_primar
     order = torch.randperm(SIZE, generator=torch.Generator().manual_seed(3))
     adapted = permuted(mini, tmp_path / "adapted", order)
     plugged = AutoModelForMaskedLM.from_pretrained(made(tmp_path, primary, "plug", embeddings=adapted)).eval()
+    assert plugged.get_output_embeddings().weight is plugged.get_input_embeddings().weight
     place = torch.argsort(order)  # old id -> new id
     attention = torch.ones_like(IDS)
     positions = torch.arange(10).expand(2, -1) + (1 if shape == "roberta" else 0)
@@ -192,13 +193,15 @@ def test_plugging_into_a_fine_tuned_model(shape: str, cls: type[PreTrainedModel]
     foreign = tiny_tokenizer("unigram")  # pads with another id, which moves RoBERTa's positions
     foreign.save_pretrained(tmp_path / "foreign")
     adapted = made(tmp_path, mini, "overlap", tokenizer=tmp_path / "foreign")
+    words = f"{shape}.embeddings.word_embeddings.weight"
+    whole = tensors(made(tmp_path, primary, "overlap", tokenizer=tmp_path / "foreign"))
+    assert torch.equal(tensors(adapted)[words], whole[words])  # the standard approach would start from the same rows
     out = made(tmp_path, folder, "plug", embeddings=adapted)
     plugged, old = AutoModelForSequenceClassification.from_pretrained(out).eval(), tensors(folder)
     assert type(plugged) is cls
     assert plugged.config.num_labels == 3
     new, rows = tensors(out), tensors(adapted)
     changed = {name for name in new if old[name].shape != new[name].shape or not torch.equal(old[name], new[name])}
-    words = f"{shape}.embeddings.word_embeddings.weight"
     assert changed == {words} | ({f"{shape}.embeddings.position_embeddings.weight"} if shape == "roberta" else set())
     assert torch.equal(new[words], rows[words])
     ids = torch.arange(5, 15)[None]
