@@ -60,6 +60,8 @@ INIT = {
     "source_embeddings": paths,
     "target_embeddings": paths,
     "dictionary": paths,
+    "take": numbers,
+    "embeddings": paths,
 }
 
 

@@ -7,14 +7,14 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
 
+from clpds import models as models  # registers our own classes with the Auto classes
 from clpds.errors import UserError
 
-KINDS = "LMHeadModel", "ForCausalLM", "ForMaskedLM", "ForSequenceClassification", "Model"
+KINDS = (
+    "LMHeadModel", "ForCausalLM", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification",
+    "ForQuestionAnswering", "Model",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     for name in config.architectures or ():
         if name.endswith(KINDS) and hasattr(transformers, name):
             return getattr(transformers, name)
-    masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    masked = type(config) in AutoModelForMaskedLM._model_mapping
+    causal = type(config) in AutoModelForCausalLM._model_mapping
     if not masked and not causal:
         raise UserError(f"model type '{config.model_type}' has no causal or masked language model in transformers")
     prefer_masked = masked and not (causal and getattr(config, "is_decoder", False))

@@ -62,6 +62,8 @@ def _forward(model: nn.Module, input_ids: Tensor, position_ids: Tensor, chosen: 
     def gather(body: nn.Module, inputs: Any, output: Any) -> Any:
         if isinstance(output, ModelOutput):
             output["last_hidden_state"] = output["last_hidden_state"][chosen][None]
+            if "hidden_states" in output:  # for a middle head
+                output["hidden_states"] = tuple(hidden[chosen][None] for hidden in output["hidden_states"])
         return output
 
     inner = bare(model)

@@ -14,6 +14,7 @@ from clpds.errors import UserError
 from clpds.objectives.causal import Causal
 from clpds.objectives.classification import Classification
 from clpds.objectives.masked import Masked
+from clpds.objectives.minijoint import MiniJointMasked
 from clpds.recipe import Train
 from clpds.vocabulary.tokenizer import load_tokenizer
 
@@ -49,6 +50,9 @@ def objective_of(stage: Train, data: Blocks) -> Objective:
         raise UserError(f"{data.folder} holds {kind} the objective classification; here it is {stage.objective}")
     if stage.objective == "classification":
         return Classification(data.classes)
-    if stage.objective == "masked":
-        return Masked.of(load_tokenizer(data.tokenizer_folder), stage.mask_share, str(data.tokenizer_folder))
-    return Causal(isolate=stage.isolate_documents)
+    if stage.objective == "causal":
+        return Causal(isolate=stage.isolate_documents)
+    vocabulary = load_tokenizer(data.tokenizer_folder), stage.mask_share, str(data.tokenizer_folder)
+    if stage.objective == "minijoint":
+        return MiniJointMasked.of(*vocabulary, mini_weight=stage.mini_weight)
+    return Masked.of(*vocabulary)

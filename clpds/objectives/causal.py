@@ -24,7 +24,9 @@ class Causal:
         """Raise UserError for a masked language model, and for one that cannot keep documents apart but shall."""
         inner = bare(model)
         if not inner.can_generate():
-            raise UserError(f"{type(inner).__name__} fills gaps, it does not go on with a text; set objective: masked")
+            raise UserError(
+                f"{type(inner).__name__} does not go on with a text; set objective: masked if it fills gaps"
+            )
         if self.isolate and not can_isolate(model):
             kind = inner.config.model_type
             raise UserError(f"{kind} models cannot keep the documents of a block apart; set isolate_documents: false")

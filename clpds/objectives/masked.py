@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -30,14 +31,14 @@ class Masked:
     """Of the tokens that may be chosen, how many are."""
     every_token: bool = False
 
-    @staticmethod
-    def of(tokenizer: PreTrainedTokenizerBase, share: float, name: str) -> "Masked":
-        """For this vocabulary; UserError where it has no mask token, ``name`` saying where it is from."""
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, share: float, name: str, **more: Any) -> Self:
+        """For this vocabulary, with ``more`` fields of a subclass; UserError that gives ``name`` if it has no mask."""
         if tokenizer.mask_token_id is None:
             raise UserError(f"the tokenizer of {name} has no mask token; masked language modelling needs one")
         special = special_tokens(tokenizer)
         ordinary = [id_ for id_ in token_ids(tokenizer).values() if id_ not in special]
-        return Masked(tokenizer.mask_token_id, np.array(ordinary, np.int64), share)
+        return cls(tokenizer.mask_token_id, np.array(ordinary, np.int64), share, **more)
 
     def check(self, model: nn.Module) -> None:
         """Raise UserError for what is no encoder with a masked language model's head."""

@@ -9,7 +9,6 @@ from clpds.planning.size import Size
 from clpds.planning.zero import Zero
 from clpds.recipe import Train
 from clpds.training import BYTES_PER_PARAMETER
-from clpds.training.flops import model_flops
 
 FITS = 0.95  # of the device's memory: fragments and what else runs there take the rest
 # Share of the stated MFU that is left when states travel to the host or to disks at every step. Assumed, not
@@ -58,8 +57,9 @@ class Work:
 
     @property
     def flops(self) -> float:
+        """6 N + 12 L h s a token (Chowdhery et al. 2022, appendix B): what a causal model costs that trains whole."""
         size = self.size
-        return self.tokens * model_flops(size.multiplied, size.layers, size.hidden, self.length)
+        return self.tokens * (6 * size.multiplied + 12 * size.layers * size.hidden * self.length)
 
     @property
     def checkpoints(self) -> int:

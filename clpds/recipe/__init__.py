@@ -17,7 +17,7 @@ from clpds.recipe.read import Recipe, checked, load_recipe, load_stage, of_step,
 from clpds.recipe.steps import VERBS, Convert, Eval, Inspect, Report, Step, verb_of
 from clpds.recipe.text import Data, Dictionary, Embeddings, Tokenizer
 from clpds.recipe.training import Corpus, Optimizer, Saving, Schedule, Train, Validation
-from clpds.recipe.transfer import NEEDS, USED_BY, GrowthFill, Init, InitMethod, VocabularyMethod
+from clpds.recipe.transfer import NEEDS, USED_BY, GrowthFill, Init, InitMethod, NewLayers, VocabularyMethod
 
 __all__ = [
     "NEEDS",
@@ -38,6 +38,7 @@ __all__ = [
     "MaybeCount",
     "MaybePath",
     "MaybeText",
+    "NewLayers",
     "NotNegative",
     "Optimizer",
     "Recipe",

@@ -8,6 +8,12 @@ from pydantic import Field
 
 from clpds.recipe.fields import Amount, Checked, Count, MaybeCount, NotNegative, Positive
 
+# Options of Train that some objectives use and others would ignore.
+USED_BY_OBJECTIVE: dict[str, tuple[str, ...]] = {
+    "mask_share": ("masked", "minijoint"),
+    "mini_weight": ("minijoint",),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus(Checked):
@@ -79,11 +85,14 @@ class Train(Checked):
     """The mixture: a name and a prepared data set each."""
     out: Path
     """The run's folder: checkpoints/, metrics.jsonl, tensorboard/."""
-    objective: Literal["causal", "masked", "classification"] = "causal"
-    """What is predicted: the next token (causal), hidden ones from both sides (masked: BERT and its kin), or a text's
-    class (classification: on an encoder, which gets a fresh classifier unless it has one)."""
+    objective: Literal["causal", "masked", "minijoint", "classification"] = "causal"
+    """What is predicted: the next token (causal), hidden ones from both sides (masked: BERT and its kin), these by
+    a middle head as well (minijoint), or a text's class (classification: an encoder, with a fresh classifier unless
+    it has one)."""
     mask_share: Annotated[Positive, Field(le=1)] = 0.15
-    """Share of the tokens that are hidden and predicted (masked)."""
+    """Share of the tokens that are hidden and predicted (masked, minijoint)."""
+    mini_weight: Annotated[Amount, Field(le=1)] = 0.5
+    """Share of the middle head's loss in the sum of both heads' (minijoint)."""
     trainable: tuple[str, ...] = ("*",)
     """Shell patterns of parameter names; all others are frozen."""
     steps: Count
@@ -110,5 +119,7 @@ class Train(Checked):
     def __post_init__(self) -> None:
         if self.global_batch % self.micro_batch:
             raise ValueError(f"global_batch {self.global_batch} is no multiple of micro_batch {self.micro_batch}")
-        if self.objective != "masked" and self.mask_share != Train.mask_share:
-            raise ValueError(f"objective {self.objective} does not use mask_share, which is for masked")
+        for option, objectives in USED_BY_OBJECTIVE.items():
+            if self.objective not in objectives and getattr(self, option) != getattr(Train, option):
+                names = ", ".join(objectives)
+                raise ValueError(f"objective {self.objective} does not use {option}, which is for {names}")

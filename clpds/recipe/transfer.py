@@ -20,9 +20,10 @@ from clpds.recipe.fields import (
 )
 
 VocabularyMethod = Literal["clp", "wechsel", "focus", "omp", "random", "overlap", "mean", "subpieces"]
-InitMethod = Literal[VocabularyMethod, "grow"]
+InitMethod = Literal[VocabularyMethod, "grow", "minijoint", "primary", "minimodel", "plug"]
 GrowthFill = Literal["zero", "small", "copy"]
 MaybeFill = Annotated[GrowthFill | None, arg(metavar="{zero,small,copy}", help_behavior_hint=OPTIONAL)]
+NewLayers = Literal["fresh", "next", "last"]
 Weighting = Literal["published", "nearest", "ridge", "clipped", "auto"]
 # What a method cannot do without, beside the source and the target tokenizer.
 NEEDS: dict[InitMethod, tuple[str, ...]] = {
@@ -30,6 +31,9 @@ NEEDS: dict[InitMethod, tuple[str, ...]] = {
     "wechsel": ("source_embeddings", "target_embeddings"),
     "focus": ("text",),
     "omp": ("helper",),
+    "minijoint": ("take",),
+    "minimodel": ("take",),
+    "plug": ("embeddings",),
 }
 # Options of Init that some methods use and others would ignore.
 USED_BY: dict[str, tuple[InitMethod, ...]] = {
@@ -47,18 +51,23 @@ USED_BY: dict[str, tuple[InitMethod, ...]] = {
     "max_words": ("wechsel",),
     "refinements": ("wechsel",),
     "copy_overlap": ("wechsel",),
+    "take": ("minijoint", "minimodel"),
+    "new_layers": ("minimodel",),
+    "new_from": ("minimodel",),
+    "embeddings": ("plug",),
     **dict.fromkeys(("helper", "tokenizer", "extend", "pad_to"), get_args(VocabularyMethod)),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Init(Checked):
-    """Build a model's first checkpoint in a new vocabulary from a model that exists."""
+    """Build a model's first checkpoint from a model that exists: in a new vocabulary, larger, or cut."""
 
     method: InitMethod = "clp"
     """clp, wechsel, focus, omp: from what is known of the new tokens; random, overlap, mean, subpieces: baselines;
-    grow: a larger model with the source's vocabulary."""
-    source: Path
+    grow: a larger model with the source's vocabulary; minijoint: put a second head after a lower layer; primary:
+    remove it; minimodel: cut the layers below it out; plug: embeddings learnt under a mini-model into the large one."""
+    source: Annotated[Path, arg(aliases=("--into",))]
     """The large model to take over: a folder, a GGUF file or a hub id."""
     helper: MaybePath = None
     """A small model of the target language (clp, omp). Its tokenizer is the target tokenizer."""
@@ -98,6 +107,14 @@ class Init(Checked):
     dictionary five at least."""
     copy_overlap: bool = False
     """Copy the rows of tokens that the source has; the paper copies special tokens only (wechsel)."""
+    take: MaybeCount = None
+    """Layers of the mini-model, from the lowest (minijoint, minimodel)."""
+    new_layers: NotNegative = 0
+    """Layers to put on top of those taken (minimodel)."""
+    new_from: NewLayers = "fresh"
+    """Where these come from (minimodel): drawn, with the head's transform; the source's above the cut; its last."""
+    embeddings: MaybePath = None
+    """The adapted model whose embeddings and tokenizer to plug into the source (plug)."""
     width: MaybeCount = None
     """Grow the source to this hidden size first, whatever the method; heads and feed-forward grow along."""
     heads: MaybeCount = None

@@ -125,11 +125,6 @@ def parameter_groups(model: nn.Module, stage: Train) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def parameter_count(model: nn.Module) -> int:
-    """Elements of all parameters, sliced or not; tied ones once."""
-    return sum(torch.Size(_shape(p)).numel() for p in model.parameters())
-
-
 def build_engine(model: PreTrainedModel, stage: Train, config: dict[str, Any], device: torch.device) -> Any:
     """Hand model and AdamW to DeepSpeed; returns its engine, in training mode."""
     if stage.activation_checkpointing:

@@ -16,8 +16,8 @@ from clpds.objectives import Objective, objective_of
 from clpds.recipe import Train
 from clpds.run_folder import asked_to_stop, read_trainer
 from clpds.training import saving
-from clpds.training.engine import build_engine, build_model, deepspeed_config, freeze, parameter_count
-from clpds.training.flops import flops_per_token
+from clpds.training.engine import build_engine, build_model, deepspeed_config, freeze
+from clpds.training.flops import step_flops
 from clpds.training.group import agree, first_rank, on_first_rank, total
 from clpds.training.metrics import Metrics, memory_peak
 from clpds.training.saving import Position
@@ -50,7 +50,7 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
 
     model = build_model(checkpoint, config, device)
     agree(lambda: freeze(model, stage.trainable))
-    parameters = parameter_count(model)
+    flops = step_flops(model, inputs.mixture.sequence_length)
     engine = build_engine(model, stage, config, device)
     objective.check(engine)
     position = saving.load(engine, resume) if resume else Position()
@@ -59,22 +59,23 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
     metrics = Metrics(stage.out, start=position.step, steps=stage.steps) if first_rank() else None
     if metrics and position.step:
         metrics.say(f"resuming from step {position.step}")
-    flops = flops_per_token(checkpoint.config, parameters, inputs.mixture.sequence_length)
+    tokens = stage.global_batch * inputs.mixture.sequence_length  # of a step, predicted or not
     peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     try:
         saved = position.step
         while position.step < stage.steps:
             step = loop.step(position, flag)
             if metrics and position.step % stage.log_every == 0:
-                speed = step.tokens / step.seconds
-                achieved = speed * flops / dist.get_world_size()
+                cost = flops.of(tokens, tokens if objective.every_token else step.tokens)
+                achieved = cost / step.seconds / dist.get_world_size()
                 metrics.log(
                     position.step,
                     loss=step.loss,
                     lr=step.lr,
                     grad_norm=step.grad_norm,
                     tokens=position.tokens,
-                    tokens_per_second=speed,
+                    tokens_per_second=tokens / step.seconds,
+                    model_flops=cost,
                     model_flops_per_second_and_rank=achieved,
                     mfu=achieved / peak if peak else None,
                     memory_bytes=memory_peak(device),

@@ -20,6 +20,7 @@ from clpds.errors import UserError
 from clpds.models.encoder import longest
 from clpds.output import check_disk, new_folder, write_text
 from clpds.recipe import Train
+from clpds.recipe.training import USED_BY_OBJECTIVE
 from clpds.resources import find
 from clpds.run_folder import write_state
 from clpds.training import BYTES_PER_PARAMETER
@@ -68,7 +69,7 @@ def identity(stage: Train, inputs: Inputs, checkpoint: Checkpoint) -> dict[str, 
         "model": record["files"] if record else str(stage.model),
         "data": {name: [blocks.fingerprint, stage.data[name].weight] for name, blocks in inputs.corpora.items()},
         "objective": stage.objective,
-        **({} if stage.objective == "causal" else {"mask_share": stage.mask_share}),
+        **{name: getattr(stage, name) for name, users in USED_BY_OBJECTIVE.items() if stage.objective in users},
         "trainable": list(stage.trainable),
         "global_batch": stage.global_batch,
         "isolate_documents": stage.isolate_documents,

@@ -1,7 +1,7 @@
 """The verb init: open the models, make the new rows, say how good they are, write the checkpoint."""
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from clpds.transfer.condition import Condition, condition
 from clpds.transfer.extension import extend_vocabulary
 from clpds.transfer.growth import Grown, grow, grow_source, growth_of
 from clpds.transfer.methods import find
+from clpds.transfer.minimodel_step import BY_DEPTH
 from clpds.transfer.models import Models, open_models
 from clpds.transfer.vocabulary_swap import Role, swap_vocabulary
 from clpds.vocabulary.roles import special_ids
 from clpds.vocabulary.tokenizer import misread
 
-INPUTS = "source", "helper", "tokenizer", "source_embeddings", "target_embeddings", "dictionary"
+INPUTS = "source", "helper", "tokenizer", "embeddings", "source_embeddings", "target_embeddings", "dictionary"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Made:
 def init(step: Init) -> None:
     """Write the model ``step.out``: the source's body under the target tokenizer, its rows by ``step.method``.
 
-    Where a size is given the source is grown first; ``grow`` does nothing else and keeps the vocabulary.
+    Where a size is given the source is grown first; ``grow`` does nothing else and keeps the vocabulary, and so do
+    the methods of mini-model adaptation but ``plug``, which takes it from ``step.embeddings``.
     Of the ranks of an MPI launcher the first makes the rows; all write the source's tensors.
     Raises UserError, with nothing written, for options that do not fit together, a helper of another
     tokenizer, a matrix that is too small for its tokenizer, sizes that a model cannot have, NaN or infinity, and
@@ -81,6 +83,9 @@ def make(step: Init) -> Made:
     if step.method == "grow":
         assert grown is not None  # Init needs a size then
         made = Made(source, summary.grown_card(step, grown), {})
+    elif step.method in BY_DEPTH:
+        result, how = BY_DEPTH[step.method](step, source)
+        made = Made(result, summary.remade_card(step, how, grown), {})
     else:
         made = _swapped(step, source, grown)
     own = {} if _in_memory(step.source) else source.tensors
@@ -118,19 +123,19 @@ def _swapped(step: Init, source: Checkpoint, grown: Grown | None) -> Made:
 def _on_all_ranks(world: World, step: Init, made: Made | None) -> tuple[Checkpoint, Collection[str]]:
     """Rank 0's model on every rank, and the names of those tensors that rank 0 alone can load."""
 
-    def outline() -> tuple[PretrainedConfig, dict[str, LazyTensor]]:
+    def outline() -> tuple[PretrainedConfig, dict[str, LazyTensor], list[str]]:
         assert made is not None  # on rank 0
         held = {name: replace(tensor, load=_on_rank_0_only, rows=None) for name, tensor in made.held.items()}
-        return made.result.config, held
+        return made.result.config, held, list(made.result.tensors)
 
-    config, held = world.on_first(outline)
+    config, held, names = world.on_first(outline)
     own = world.agree(lambda: {} if made or _in_memory(step.source) else _source_tensors(step))
-    return made.result if made else Checkpoint({**own, **held}, config), held
+    return made.result if made else Checkpoint({name: (own | held)[name] for name in names}, config), held
 
 
-def _source_tensors(step: Init) -> Mapping[str, LazyTensor]:
+def _source_tensors(step: Init) -> dict[str, LazyTensor]:
     source = open_checkpoint(step.source)
-    return (grow(source, growth_of(step)) if step.grows else source).tensors
+    return dict((grow(source, growth_of(step)) if step.grows else source).tensors)
 
 
 def _on_rank_0_only() -> Tensor:

@@ -12,7 +12,7 @@ import torch
 
 from clpds.data.read import stream_documents
 from clpds.errors import UserError
-from clpds.recipe import Init, VocabularyMethod
+from clpds.recipe import Init, InitMethod, VocabularyMethod
 from clpds.transfer import summary
 from clpds.transfer.baselines import mean_rows, overlap_rows, random_rows, segment, subpiece_rows
 from clpds.transfer.choose import Choice, best, grid, rank, rank_sparsities
@@ -53,7 +53,6 @@ def find(step: Init, models: Models) -> Found:
             f"{step.source} and {models.target_folder} have no overlap: no text is a token of both; "
             "try --method subpieces"
         )
-    assert step.method != "grow"  # which makes no rows
     return METHODS[step.method](step, models)
 
 
@@ -161,7 +160,7 @@ def _alignment(step: Init, source: StaticEmbeddings, target: StaticEmbeddings) -
 
 
 BY_OVERLAP: tuple[VocabularyMethod, ...] = ("clp", "focus", "omp")  # make a new row of shared tokens' rows
-METHODS: dict[VocabularyMethod, Callable[[Init, Models], Found]] = {  # all but grow, which makes no rows
+METHODS: dict[InitMethod, Callable[[Init, Models], Found]] = {  # those that make rows: every VocabularyMethod
     "clp": _clp,
     "focus": _focus,
     "omp": _omp,

@@ -265,11 +265,11 @@ def test_a_damaged_gguf_file(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "x.gguf")
 
 
-def test_a_body_without_a_head_is_refused(tmp_path: Path) -> None:
+def test_a_body_without_its_pooler_is_refused(tmp_path: Path) -> None:
     model = tiny_model("bert", ROWS)
     assert isinstance(model.bert, BertModel)
     model.bert.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"missing for BertForMaskedLM: cls\.predictions\.bias, "):
+    with pytest.raises(UserError, match=r"missing for BertModel: pooler\.dense\.weight, "):
         open_checkpoint(tmp_path)
 
 
