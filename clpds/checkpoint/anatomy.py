@@ -7,11 +7,8 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
 
+import clpds.models  # noqa: F401 (the Auto classes are to know ours)
 from clpds.errors import UserError
 
 KINDS = "LMHeadModel", "ForCausalLM", "ForMaskedLM", "ForSequenceClassification", "Model"
@@ -87,8 +84,8 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     for name in config.architectures or ():
         if name.endswith(KINDS) and hasattr(transformers, name):
             return getattr(transformers, name)
-    masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    masked = type(config) in AutoModelForMaskedLM._model_mapping
+    causal = type(config) in AutoModelForCausalLM._model_mapping
     if not masked and not causal:
         raise UserError(f"model type '{config.model_type}' has no causal or masked language model in transformers")
     prefer_masked = masked and not (causal and getattr(config, "is_decoder", False))
