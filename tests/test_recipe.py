@@ -60,12 +60,15 @@ INIT = {
     "source_embeddings": paths,
     "target_embeddings": paths,
     "dictionary": paths,
+    "trilayer": st.booleans(),
+    "lower": paths,
 }
 
 
 def init_by(method: str) -> st.SearchStrategy[Init]:
     options = {name: values for name, values in INIT.items() if method in USED_BY.get(name, (method,))}
-    return st.builds(Init, method=st.just(method), width=numbers if method == "grow" else optional, **options)
+    width = {"grow": numbers, "merge": st.none()}.get(method, optional)
+    return st.builds(Init, method=st.just(method), width=width, **options)
 
 
 BUILD: dict[str, st.SearchStrategy[Any]] = {

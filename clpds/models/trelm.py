@@ -36,25 +36,25 @@ from transformers.models.roberta.modeling_roberta import (
 )
 from transformers.utils.output_capturing import capture_outputs
 
-LANGUAGES = ("source", "target")
-
 
 class TrelmBertConfig(BertConfig):
-    """BERT's, and the names of the languages in the order of their embeddings."""
+    """BERT's, and how many languages have an embedding."""
 
     model_type = "trelm-bert"
-    languages: list[str] | tuple[str, ...] = LANGUAGES
+    num_languages: int = 2
+    """The source's language is 0, the new one 1."""
     default_language: int = 1
-    """Of input that names none: the new one."""
+    """Of input that names none."""
 
 
 class TrelmRobertaConfig(RobertaConfig):
-    """RoBERTa's, and the names of the languages in the order of their embeddings."""
+    """RoBERTa's, and how many languages have an embedding."""
 
     model_type = "trelm-roberta"
-    languages: list[str] | tuple[str, ...] = LANGUAGES
+    num_languages: int = 2
+    """The source's language is 0, the new one 1."""
     default_language: int = 1
-    """Of input that names none: the new one."""
+    """Of input that names none."""
 
 
 class Trilayer:
@@ -73,7 +73,7 @@ class Trilayer:
         super().__init__(config, add_pooling_layer=add_pooling_layer)  # type: ignore[call-arg]
         block = type(self.encoder.layer[0])
         self.encoder.trilayer = block(config, layer_idx=config.num_hidden_layers)
-        self.embeddings.language_embeddings = nn.Embedding(len(config.languages), config.hidden_size)
+        self.embeddings.language_embeddings = nn.Embedding(config.num_languages, config.hidden_size)
         self.post_init()  # type: ignore[attr-defined]
 
     @capture_outputs  # type: ignore[untyped-decorator]
