@@ -88,6 +88,13 @@ BUILD: dict[str, st.SearchStrategy[Any]] = {
         workers=optional,
         validation_fraction=amounts,
     ),
+    "pairs": st.builds(
+        VERBS["pairs"],
+        parallel=st.lists(paths, min_size=1, max_size=2).map(tuple),
+        sequence_length=numbers,
+        alignments=st.none() | paths,
+        validation_fraction=amounts,
+    ),
     "init": st.sampled_from(get_args(InitMethod)).flatmap(init_by),
     "convert": st.builds(VERBS["convert"]),
     "eval": st.builds(VERBS["eval"], blocks=optional, sequence_length=optional, micro_batch=numbers),

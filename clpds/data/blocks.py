@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -99,18 +99,22 @@ def open_blocks(folder: Path, split: str) -> Blocks:
 
     Raises UserError where the folder is something else, was written in another format, or lacks the split.
     """
+    return Blocks(folder, open_split(folder, split, verb="data", written_as=FORMAT)[1])
+
+
+def open_split(folder: Path, split: str, *, verb: str, written_as: int) -> tuple[dict[str, Any], datasets.Dataset]:
+    """The record of a folder that ``verb`` wrote in the format ``written_as``, and a split of it, memory-mapped."""
     if not folder.is_dir():
-        raise UserError(f"{folder} does not exist; write it with `clpds data`")
+        raise UserError(f"{folder} does not exist; write it with `clpds {verb}`")
     document = provenance.read(folder) or {}
-    if document.get("verb") != "data":
-        raise UserError(f"{folder} is no data folder; write one with `clpds data`")
-    if document.get("format") != FORMAT:
-        raise UserError(f"{folder} has format {document.get('format')}, this clpds reads {FORMAT}; write it again")
+    if document.get("verb") != verb:
+        raise UserError(f"{folder} is no {verb} folder; write one with `clpds {verb}`")
+    if document.get("format") != written_as:
+        raise UserError(f"{folder} has format {document.get('format')}, this clpds reads {written_as}; write it again")
     if not (folder / split).is_dir():
         there = ", ".join(name for name in ("train", "validation") if (folder / name).is_dir())
-        raise UserError(f"{folder} has no split '{split}', only {there}; see --validation-fraction of `clpds data`")
+        raise UserError(f"{folder} has no split '{split}', only {there}; see --validation-fraction of `clpds {verb}`")
     try:
-        dataset = datasets.load_from_disk(str(folder / split))
+        return document, datasets.load_from_disk(str(folder / split))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{folder / split} is damaged ({' '.join(str(error).split())}); write it again") from error
-    return Blocks(folder, dataset)
