@@ -51,11 +51,9 @@ def test_fast_align_finds_words_that_always_occur_together() -> None:
     ] * 10
     texts = [(source.split(), target.split()) for source, target in sentences]
     texts.insert(3, ([], ["das"]))
-    texts.append((["the"] * 250, ["das"] * 250))
     links = list(align_words(texts))
     assert len(links) == len(texts)
     assert links[3] == []
     assert {(1, 2), (2, 3)} <= set(links[0])
     assert all(len({target for _, target in line}) == len(line) for line in links)
-    assert max(target for _, target in links[-1]) < 200
     assert list(align_words(texts)) == links
