@@ -43,6 +43,8 @@ class Pairs:
         self.sequence_length = sequence_length
         self.fingerprint: str = dataset._fingerprint
         """Changes when the data does; equal for equal data."""
+        self.classes: tuple[str, ...] = ()
+        """None: these are no labelled texts."""
         self.reverse = reverse
         """Whether the new language is read, not written."""
         self._dataset = dataset.with_format("numpy")

@@ -5,20 +5,23 @@ here, its name in ``Train.objective`` (``recipe/training.py``) and a line in ``o
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from clpds.data.blocks import Batch, Blocks
+from clpds.data.order import Samples
 from clpds.errors import UserError
 from clpds.objectives.causal import Causal
+from clpds.objectives.cdlm import Cdlm
 from clpds.objectives.classification import Classification
 from clpds.objectives.masked import Masked
 from clpds.recipe import Train
 from clpds.vocabulary.tokenizer import load_tokenizer
 
+B = TypeVar("B", bound=tuple[Tensor, ...])
 
-class Objective(Protocol):
+
+class Objective(Protocol[B]):
     """The loop's whole view of an objective."""
 
     @property
@@ -28,27 +31,28 @@ class Objective(Protocol):
     def check(self, model: nn.Module) -> None:
         """Raise UserError for a model that this cannot train; all ranks call it, with the engine."""
 
-    def prepare(self, batch: Batch, samples: Sequence[int], seed: int) -> Batch:
+    def prepare(self, batch: B, samples: Sequence[int], seed: int) -> B:
         """The blocks as they go to the device, on the CPU before they do.
 
         Row i is a function of the block, of ``samples[i]``, its number in the mixture, and of ``seed``: the same for
         any number of ranks and size of micro batch, and after a resume.
         """
 
-    def count(self, batch: Batch) -> int:
+    def count(self, batch: B) -> int:
         """How many predictions the loss of a prepared batch adds up."""
 
-    def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
+    def loss_sum(self, model: nn.Module, batch: B) -> Tensor:
         """The losses of these predictions in nats, added up (float32 scalar); ``model`` may be an engine."""
 
 
-def objective_of(stage: Train, data: Blocks) -> Objective:
+def objective_of(stage: Train, data: Samples[Any]) -> Objective[Any]:
     """The objective that the stage names; UserError where the data or its tokenizer does not suit it."""
     if bool(data.classes) != (stage.objective == "classification"):
         kind = "labelled texts, for" if data.classes else "texts without labels (`clpds data --label-key`), not for"
         raise UserError(f"{data.folder} holds {kind} the objective classification; here it is {stage.objective}")
     if stage.objective == "classification":
         return Classification(data.classes)
-    if stage.objective == "masked":
-        return Masked.of(load_tokenizer(data.tokenizer_folder), stage.mask_share, str(data.tokenizer_folder))
-    return Causal(isolate=stage.isolate_documents)
+    if stage.objective == "causal":
+        return Causal(isolate=stage.isolate_documents)
+    masked = Masked.of(load_tokenizer(data.tokenizer_folder), stage.mask_share, str(data.tokenizer_folder))
+    return Cdlm(masked) if stage.objective == "cdlm" else masked

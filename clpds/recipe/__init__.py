@@ -16,10 +16,11 @@ from clpds.recipe.fields import Count, Dtype, MaybeCount, MaybePath, MaybeText, 
 from clpds.recipe.read import Recipe, checked, load_recipe, load_stage, of_step, read_yaml
 from clpds.recipe.steps import VERBS, Convert, Eval, Inspect, Report, Step, verb_of
 from clpds.recipe.text import Data, Dictionary, Embeddings, Pairs, Tokenizer
-from clpds.recipe.training import Corpus, Optimizer, Saving, Schedule, Train, Validation
+from clpds.recipe.training import LANGUAGES, Corpus, Optimizer, Saving, Schedule, Train, Validation
 from clpds.recipe.transfer import NEEDS, USED_BY, GrowthFill, Init, InitMethod, VocabularyMethod
 
 __all__ = [
+    "LANGUAGES",
     "NEEDS",
     "USED_BY",
     "VERBS",

@@ -8,15 +8,19 @@ from pydantic import Field
 
 from clpds.recipe.fields import Amount, Checked, Count, MaybeCount, NotNegative, Positive
 
+LANGUAGES = ("source", "target")  # as the rows of a TRILayer model's table
+
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus(Checked):
     """One prepared data set of a mixture."""
 
     path: Path
-    """Folder written by `clpds data`."""
+    """Folder written by `clpds data`, or for cdlm by `clpds pairs`."""
     weight: Amount = 1.0
     """Share of the blocks that come from here, relative to the other corpora."""
+    language: Literal["source", "target"] = "target"
+    """Whose embedding a TRILayer model adds (masked); pairs say so themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +83,12 @@ class Train(Checked):
     """The mixture: a name and a prepared data set each."""
     out: Path
     """The run's folder: checkpoints/, metrics.jsonl, tensorboard/."""
-    objective: Literal["causal", "masked", "classification"] = "causal"
-    """What is predicted: the next token (causal), hidden ones from both sides (masked: BERT and its kin), or a text's
-    class (classification: on an encoder, which gets a fresh classifier unless it has one)."""
+    objective: Literal["causal", "masked", "cdlm", "classification"] = "causal"
+    """What is predicted: the next token (causal), hidden ones from both sides (masked: BERT and its kin), a sentence
+    from its translation, and hidden tokens (cdlm: TRILayer models), or a text's class (classification: on an
+    encoder, which gets a fresh classifier unless it has one)."""
     mask_share: Annotated[Positive, Field(le=1)] = 0.15
-    """Share of the tokens that are hidden and predicted (masked)."""
+    """Share of the tokens that are hidden and predicted (masked, and cdlm's sentences of the new language)."""
     trainable: tuple[str, ...] = ("*",)
     """Shell patterns of parameter names; all others are frozen."""
     steps: Count
@@ -110,5 +115,5 @@ class Train(Checked):
     def __post_init__(self) -> None:
         if self.global_batch % self.micro_batch:
             raise ValueError(f"global_batch {self.global_batch} is no multiple of micro_batch {self.micro_batch}")
-        if self.objective != "masked" and self.mask_share != Train.mask_share:
-            raise ValueError(f"objective {self.objective} does not use mask_share, which is for masked")
+        if self.objective not in ("masked", "cdlm") and self.mask_share != Train.mask_share:
+            raise ValueError(f"objective {self.objective} does not use mask_share, which is for masked and cdlm")
