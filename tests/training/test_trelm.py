@@ -112,7 +112,7 @@ def weights(run: Path) -> dict[str, Tensor]:
     if (run / "checkpoints").is_dir():
         folder = run.with_name(f"{run.name}-converted")
         if not folder.exists():
-            convert(Convert(model=run, out=folder, verify=True))
+            convert(Convert(model=run, out=folder))
         run = folder
     return load_file(run / "model.safetensors")
 
@@ -146,6 +146,7 @@ def test_a_cross_lingual_stage_on_two_ranks_is_plain_torch(inputs: dict[str, Pat
 def test_the_stages_of_the_paper_one_after_the_other(inputs: dict[str, Path], tmp_path: Path) -> None:
     both = {"english": Corpus(path=inputs["en"], language="source"), "german": Corpus(path=inputs["de"])}
     common = stage(inputs, tmp_path / "common", objective="masked", data=both, trainable=COMMON, steps=4)
+    common = replace(common, optimizer=replace(common.optimizer, weight_decay=0.0))  # which moves what is not used
     run_ranks(2, run_stage, common)
     first = weights(common.out)
     moved = changed(weights(inputs["model"]), first)
