@@ -164,6 +164,7 @@ def test_the_stages_of_the_paper_one_after_the_other(inputs: dict[str, Path], tm
 
     converted = {name: tmp_path / f"{name}-converted" for name in ("above", "below")}
     init(Init(method="merge", source=converted["above"], lower=converted["below"], out=tmp_path / "merged"))
+    assert "    import clpds.models " in (converted["above"] / "README.md").read_text()
     merged = weights(tmp_path / "merged")
     assert parts(changed(merged, weights(above.out))) == {"embeddings", "trilayer", "cls", "layer.0", "layer.1"}
     german = {"german": both["german"]}
