@@ -34,7 +34,7 @@ def read_links(path: Path) -> Iterator[list[Link]]:
 def align_words(sentences: Sequence[tuple[list[str], list[str]]]) -> Iterator[list[Link]]:
     """Links of each pair of sentences by fast_align (Dyer et al. 2013), each target word with one source word at most.
 
-    The first 200 words of a sentence take part. Equal sentences, equal links.
+    The model is trained when this is called. The first 200 words of a sentence take part. Equal sentences, equal links.
     """
     texts = [(source[:LONGEST], target[:LONGEST]) for source, target in sentences]
     model = thot.FastAlignModel()
@@ -47,12 +47,12 @@ def align_words(sentences: Sequence[tuple[list[str], list[str]]]) -> Iterator[li
             model.train()
             advance(1)
         model.end_training()
-    for source, target in texts:
-        if not source or not target:
-            yield []
-            continue
-        matrix = model.get_best_alignment(source, target)[1].to_numpy()
-        yield [(int(i), int(j)) for i, j in zip(*matrix.nonzero(), strict=True)]
+    return (_best(model, source, target) if source and target else [] for source, target in texts)
+
+
+def _best(model: thot.FastAlignModel, source: list[str], target: list[str]) -> list[Link]:
+    matrix = model.get_best_alignment(source, target)[1].to_numpy()
+    return [(int(i), int(j)) for i, j in zip(*matrix.nonzero(), strict=True)]
 
 
 def align_targets(links: Sequence[Link], sources: int, targets: int) -> list[int]:

@@ -49,9 +49,10 @@ def prepare_pairs(step: recipe.Pairs) -> None:
     held_out = [is_held_out(first.encode(), step.seed, step.validation_fraction) for first, _ in sentences]
     if step.reverse:
         sentences = [_turned(pair) for pair in sentences]
+    links = iter(_links(step, sentences))
     counts: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     with new_folder(step.out, overwrite=step.overwrite) as out, progress("writing pairs", len(sentences)) as advance:
-        rows = _rows(step, tokenizer, frame, sentences, advance)
+        rows = _rows(step, tokenizer, frame, sentences, links, advance)
         _write(zip(held_out, rows, strict=True), out, rows_needed(tokenizer), counts)
         if not counts["train"]["pairs"]:
             raise UserError(
@@ -77,23 +78,23 @@ def _frame(tokenizer: PreTrainedTokenizerBase, folder: Path) -> tuple[int, int, 
     return start[0], end[0], tokenizer.pad_token_id
 
 
-def _links(step: recipe.Pairs, sentences: Sequence[Pair]) -> Iterator[list[Link]]:
+def _links(step: recipe.Pairs, sentences: Sequence[Pair]) -> Iterable[list[Link]]:
     """For each of ``sentences``, which are in the order that they are read and written in."""
     if step.alignments is None:
-        yield from align_words([(words(source), words(target)) for source, target in sentences])
-        return
+        return align_words([(words(source), words(target)) for source, target in sentences])
     found = list(read_links(step.alignments))
     if len(found) != len(sentences):
         raise UserError(f"{step.alignments} has {len(found):,} lines for {len(sentences):,} pairs of sentences")
-    for number, (line, pair) in enumerate(zip(found, sentences, strict=True), 1):
+    if step.reverse:
+        found = [[_turned(link) for link in line] for line in found]
+    for number, (links, pair) in enumerate(zip(found, sentences, strict=True), 1):
         sizes = [len(spans(text, written=True)) for text in pair]
-        links = [_turned(link) for link in line] if step.reverse else line
         if any(source >= sizes[0] or target >= sizes[1] for source, target in links):
             raise UserError(
                 f"{step.alignments}, line {number}: a link goes beyond the sentences, which have {sizes[step.reverse]} "
                 f"and {sizes[not step.reverse]} words, cut at white space; was another text aligned?"
             )
-        yield links
+    return found
 
 
 def _turned(pair: tuple[T, T]) -> tuple[T, T]:
@@ -105,6 +106,7 @@ def _rows(
     tokenizer: PreTrainedTokenizerBase,
     frame: tuple[int, int, int],
     sentences: Sequence[Pair],
+    links: Iterator[list[Link]],
     advance: Any,
 ) -> Iterator[Row | str]:
     """A row for each pair, or why it is left out."""
@@ -112,7 +114,6 @@ def _rows(
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    links = _links(step, sentences)
     for first in range(0, len(sentences), AT_ONCE):
         part = sentences[first : first + AT_ONCE]
         encodings = [backend.encode_batch(list(side), add_special_tokens=False) for side in zip(*part, strict=True)]
