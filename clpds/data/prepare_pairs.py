@@ -51,9 +51,10 @@ def prepare_pairs(step: recipe.Pairs) -> None:
         sentences = [_turned(pair) for pair in sentences]
     links = iter(_links(step, sentences))
     counts: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
-    with new_folder(step.out, overwrite=step.overwrite) as out, progress("writing pairs", len(sentences)) as advance:
-        rows = _rows(step, tokenizer, frame, sentences, links, advance)
-        _write(zip(held_out, rows, strict=True), out, rows_needed(tokenizer), counts)
+    with new_folder(step.out, overwrite=step.overwrite) as out:
+        with progress("writing pairs", len(sentences)) as advance:
+            rows = _rows(step, tokenizer, frame, sentences, links, advance)
+            _write(zip(held_out, rows, strict=True), out, rows_needed(tokenizer), counts)
         if not counts["train"]["pairs"]:
             raise UserError(
                 f"none of the {len(sentences):,} pairs is left to train on: {_left_out(counts['train'])}; "

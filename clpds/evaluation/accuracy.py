@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from clpds import recipe
 from clpds.checkpoint import Checkpoint
-from clpds.data.blocks import Batch, Blocks
+from clpds.data.blocks import Blocks, on_device
 from clpds.data.labelled import Labelled, encode, read_labelled
 from clpds.errors import UserError
 from clpds.evaluation.model import load_model, tokenizer_folder

@@ -48,6 +48,11 @@ def call_at(model: nn.Module, chosen: Tensor, **inputs: Tensor) -> Any:
         hook.remove()
 
 
+def language_inputs(model: nn.Module, ids: Tensor | None) -> dict[str, Tensor]:
+    """What to pass to ``model`` so that it knows the languages (B,) of its rows: nothing unless it has such inputs."""
+    return {} if ids is None or not has_languages(model) else {"language_ids": ids}
+
+
 def has_languages(model: nn.Module) -> bool:
     """Whether the model is told of what language its input is: a TRILayer model."""
     return hasattr(bare(model).config, "num_languages")
@@ -82,14 +87,13 @@ def _forward(
     model: nn.Module, input_ids: Tensor, position_ids: Tensor, chosen: Tensor, language_ids: Tensor | None = None
 ) -> Any:
     inner = bare(model)
-    languages = {} if language_ids is None or not has_languages(model) else {"language_ids": language_ids}
     return call_at(
         model,
         chosen,
         input_ids=input_ids,
         attention_mask=document_mask(position_ids, next(inner.parameters()).dtype, causal=False),
         position_ids=position_ids + position_offset(inner),
-        **languages,
+        **language_inputs(model, language_ids),
     )
 
 
