@@ -151,6 +151,7 @@ VERBS: dict[str, tuple[type[Any], str]] = {
     "embeddings": (recipe.Embeddings, "clpds.vocabulary.fasttext:train_embeddings"),
     "dictionary": (recipe.Dictionary, "clpds.vocabulary.dictionary:induce_dictionary"),
     "data": (recipe.Data, "clpds.data.prepare:prepare"),
+    "pairs": (recipe.Pairs, "clpds.data.prepare_pairs:prepare_pairs"),
     "init": (recipe.Init, "clpds.transfer.init:init"),
     "compare-init": (CompareInit, "clpds.comparison.compare_init:compare_init"),
     "preflight": (Preflight, "clpds.preflight.entry:preflight"),

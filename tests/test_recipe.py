@@ -62,12 +62,15 @@ INIT = {
     "dictionary": paths,
     "take": numbers,
     "embeddings": paths,
+    "trilayer": st.booleans(),
+    "lower": paths,
 }
 
 
 def init_by(method: str) -> st.SearchStrategy[Init]:
     options = {name: values for name, values in INIT.items() if method in USED_BY.get(name, (method,))}
-    return st.builds(Init, method=st.just(method), width=numbers if method == "grow" else optional, **options)
+    width = {"grow": numbers, "merge": st.none()}.get(method, optional)
+    return st.builds(Init, method=st.just(method), width=width, **options)
 
 
 BUILD: dict[str, st.SearchStrategy[Any]] = {
@@ -85,6 +88,13 @@ BUILD: dict[str, st.SearchStrategy[Any]] = {
         input=st.lists(paths, min_size=1).map(tuple),
         sequence_length=numbers,
         workers=optional,
+        validation_fraction=amounts,
+    ),
+    "pairs": st.builds(
+        VERBS["pairs"],
+        parallel=st.lists(paths, min_size=1, max_size=2).map(tuple),
+        sequence_length=numbers,
+        alignments=st.none() | paths,
         validation_fraction=amounts,
     ),
     "init": st.sampled_from(get_args(InitMethod)).flatmap(init_by),

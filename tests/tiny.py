@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from clpds.data.samples import chapters
+from clpds.models import trelm
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32,
@@ -36,6 +37,11 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "roberta": ("RobertaForMaskedLM", {**SMALL, "max_position_embeddings": 130}),
     "xlm-roberta": ("XLMRobertaForMaskedLM", {**SMALL, "max_position_embeddings": 130}),
 }
+# those of clpds, which the tables of transformers' families do not hold
+TRELM: dict[str, tuple[str, dict[str, Any]]] = {
+    "trelm-bert": ("TrelmBertForMaskedLM", {**SMALL, "num_hidden_layers": 4, "max_position_embeddings": 128}),
+    "trelm-roberta": ("TrelmRobertaForMaskedLM", {**SMALL, "num_hidden_layers": 4, "max_position_embeddings": 130}),
+}
 CAUSAL = ("gpt2", "gpt_neox", "bloom", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma")
 
 
@@ -49,8 +55,8 @@ def tiny_model(
     **changes: Any,
 ) -> PreTrainedModel:
     """A model with random weights, norms and biases included, so that no mistake hides behind zeros."""
-    class_name, arguments = SHAPES[shape]
-    cls = getattr(transformers, class_name)
+    class_name, arguments = {**SHAPES, **TRELM}[shape]
+    cls = getattr(trelm if shape in TRELM else transformers, class_name)
     config = cls.config_class(
         **{"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
         | arguments

@@ -8,8 +8,8 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 
-from clpds import models as models  # registers our own classes with the Auto classes
 from clpds.errors import UserError
+from clpds.models import minijoint, trelm  # which also register their classes with the Auto classes
 
 KINDS = (
     "LMHeadModel", "ForCausalLM", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification",
@@ -80,13 +80,14 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    """The config's own transformers class, be it without a head; else that with a language-model head for its type.
+    """The config's own class, be it without a head; else that with a language-model head for its type.
 
     Where a type has both heads, the masked one is taken unless the config says decoder.
     """
     for name in config.architectures or ():
-        if name.endswith(KINDS) and hasattr(transformers, name):
-            return getattr(transformers, name)
+        for home in (transformers, minijoint, trelm):
+            if name.endswith(KINDS) and hasattr(home, name):
+                return getattr(home, name)
     masked = type(config) in AutoModelForMaskedLM._model_mapping
     causal = type(config) in AutoModelForCausalLM._model_mapping
     if not masked and not causal:

@@ -147,6 +147,7 @@ def _position(trained: dict[str, Any]) -> str:
 def _card(step: Convert, checkpoint: Checkpoint, trained: dict[str, Any]) -> str:
     """README.md: front matter that the Hub reads, what this is, how to open it."""
     auto = "AutoModelForMaskedLM" if "ForMaskedLM" in _summary(checkpoint) else "AutoModelForCausalLM"
+    ours = "    import clpds.models  # makes transformers know the class\n" if _is_ours(checkpoint) else ""
     name = trained.get("run", step.model.name)
     return f"""---
 library_name: transformers
@@ -159,8 +160,13 @@ tags:
 {_summary(checkpoint)}{_position(trained)}, converted by `clpds convert`. `provenance.json` has the hashes
 of what was read and of every file here.
 
-    from transformers import {auto}, AutoTokenizer
+{ours}    from transformers import {auto}, AutoTokenizer
 
     model = {auto}.from_pretrained("FOLDER", dtype="auto")
     tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 """
+
+
+def _is_ours(checkpoint: Checkpoint) -> bool:
+    """Whether the model is one that transformers lacks."""
+    return type(checkpoint.config).__module__.startswith("clpds.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import datasets
 import numpy as np
@@ -15,10 +15,11 @@ from clpds.errors import UserError
 
 FORMAT = 1  # of a data folder; another number in its provenance.json is refused
 IGNORED = -100  # label of what is not predicted
+AnyBatch = TypeVar("AnyBatch", bound=tuple[Tensor, ...])
 
 
 class Batch(NamedTuple):
-    """Blocks as a model takes them, each an int64 tensor (B, N)."""
+    """Blocks as a model takes them, each an int64 tensor (B, N) but for the last."""
 
     input_ids: Tensor
     position_ids: Tensor
@@ -26,17 +27,25 @@ class Batch(NamedTuple):
     labels: Tensor
     """``input_ids`` with -100 where nothing of the same document stands before, and at padding.
     Of labelled texts: the class at the first place, -100 elsewhere."""
+    language_ids: Tensor
+    """(B,): the corpus's language, 0 the source's and 1 the new one, to models that have embeddings of languages."""
+
+
+def on_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
+    """The batch with all its tensors there."""
+    return type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
 
 class Blocks:
     """One split of a data folder. ``len()`` is the number of blocks."""
 
-    def __init__(self, folder: Path, dataset: datasets.Dataset) -> None:
+    def __init__(self, folder: Path, dataset: datasets.Dataset, language: int = 1) -> None:
         self.folder = folder
         self.tokenizer_folder = folder / "tokenizer"
         self.sequence_length: int = dataset.features["input_ids"].length
         self.fingerprint: str = dataset._fingerprint
         """Changes when the data does; equal for equal data."""
+        self.language = language
         self._dataset = dataset  # keeps the files mapped
         batches = dataset.data.to_batches()
         self._first = np.cumsum([0, *(len(batch) for batch in batches)])
@@ -74,7 +83,8 @@ class Blocks:
             if self.classes:
                 labels[row] = IGNORED
                 labels[row, 0] = self._labels[batch][offset]
-        return Batch(*(torch.from_numpy(array) for array in (ids, positions, labels)))
+        languages = np.full(len(indices), self.language, np.int64)
+        return Batch(*(torch.from_numpy(array) for array in (ids, positions, labels, languages)))
 
     def predicted_bytes(self, indices: Sequence[int]) -> int:
         """Bytes of UTF-8 text that the labelled tokens of these blocks stand for, documents isolated."""
@@ -94,23 +104,28 @@ def _starts(ends: np.ndarray, length: int) -> np.ndarray:
     return starts[starts < length]
 
 
-def open_blocks(folder: Path, split: str) -> Blocks:
+def open_blocks(folder: Path, split: str, language: int = 1) -> Blocks:
     """Open the split ``train`` or ``validation`` of a folder that `clpds data` wrote; nothing is read yet.
 
+    ``language`` is 0 for the source's and 1 for the new one.
     Raises UserError where the folder is something else, was written in another format, or lacks the split.
     """
+    return Blocks(folder, open_split(folder, split, verb="data", written_as=FORMAT)[1], language)
+
+
+def open_split(folder: Path, split: str, *, verb: str, written_as: int) -> tuple[dict[str, Any], datasets.Dataset]:
+    """The record of a folder that ``verb`` wrote in the format ``written_as``, and a split of it, memory-mapped."""
     if not folder.is_dir():
-        raise UserError(f"{folder} does not exist; write it with `clpds data`")
+        raise UserError(f"{folder} does not exist; write it with `clpds {verb}`")
     document = provenance.read(folder) or {}
-    if document.get("verb") != "data":
-        raise UserError(f"{folder} is no data folder; write one with `clpds data`")
-    if document.get("format") != FORMAT:
-        raise UserError(f"{folder} has format {document.get('format')}, this clpds reads {FORMAT}; write it again")
+    if document.get("verb") != verb:
+        raise UserError(f"{folder} is no {verb} folder; write one with `clpds {verb}`")
+    if document.get("format") != written_as:
+        raise UserError(f"{folder} has format {document.get('format')}, this clpds reads {written_as}; write it again")
     if not (folder / split).is_dir():
         there = ", ".join(name for name in ("train", "validation") if (folder / name).is_dir())
-        raise UserError(f"{folder} has no split '{split}', only {there}; see --validation-fraction of `clpds data`")
+        raise UserError(f"{folder} has no split '{split}', only {there}; see --validation-fraction of `clpds {verb}`")
     try:
-        dataset = datasets.load_from_disk(str(folder / split))
+        return document, datasets.load_from_disk(str(folder / split))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{folder / split} is damaged ({' '.join(str(error).split())}); write it again") from error
-    return Blocks(folder, dataset)

@@ -1,11 +1,13 @@
 """The order of samples in a mixture of corpora: a pure function of (seed, number of the sample)."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from clpds.data.blocks import Batch, Blocks
 from clpds.errors import UserError
 from clpds.vocabulary.tokenizer import load_tokenizer, require_same
 
@@ -13,7 +15,26 @@ PERIOD = 10_000  # slots that the weights are rounded to
 EPOCH, MIX = 1, 2  # what a random stream is for
 
 
-class Mixture:
+B_co = TypeVar("B_co", bound=tuple[Tensor, ...], covariant=True)
+
+
+class Samples(Protocol[B_co]):
+    """What a mixture needs of a corpus: the blocks of `clpds data`, or the pairs of `clpds pairs`."""
+
+    folder: Path
+    tokenizer_folder: Path
+    sequence_length: int
+    fingerprint: str
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int], *, isolate: bool = True) -> B_co: ...
+
+    def predicted_bytes(self, indices: Sequence[int]) -> int: ...
+
+
+class Mixture(Generic[B_co]):
     """Blocks of several corpora by weight; each corpus is read once through before any block comes again.
 
     Sample ``index`` is the same whatever the world size, the micro batch or the step it is asked at.
@@ -22,7 +43,7 @@ class Mixture:
     permutation keyed by (seed, corpus, epoch).
     """
 
-    def __init__(self, corpora: Sequence[Blocks], weights: Sequence[float], seed: int) -> None:
+    def __init__(self, corpora: Sequence[Samples[B_co]], weights: Sequence[float], seed: int) -> None:
         if not corpora:
             raise UserError("a mixture needs at least one corpus; name a data folder")
         for corpus, weight in zip(corpora, weights, strict=True):
@@ -47,11 +68,11 @@ class Mixture:
         epoch, place = divmod(use, len(self.corpora[corpus]))
         return corpus, int(self._permutation(corpus, epoch)[place])
 
-    def batch(self, indices: Sequence[int], *, isolate: bool = True) -> Batch:
+    def batch(self, indices: Sequence[int], *, isolate: bool = True) -> B_co:
         """The samples ``indices``, in that order."""
         located = [self.locate(index) for index in indices]
         rows = [self.corpora[corpus].batch([block], isolate=isolate) for corpus, block in located]
-        return Batch(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
+        return type(rows[0])(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
 
     def _enter(self, period: int) -> None:
         """Order the slots of this period, and number the uses of each corpus in it."""
@@ -80,7 +101,7 @@ def _slots(weights: Sequence[float]) -> np.ndarray:
     return slots // np.gcd.reduce(slots)
 
 
-def _require_equal(a: Blocks, b: Blocks) -> None:
+def _require_equal(a: Samples[Any], b: Samples[Any]) -> None:
     if a.sequence_length != b.sequence_length:
         raise UserError(
             f"{a.folder} has blocks of {a.sequence_length} tokens, {b.folder} of {b.sequence_length}; "

@@ -19,7 +19,6 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from clpds import provenance, recipe
-from clpds.checkpoint.write import copy_tokenizer
 from clpds.data.blocks import FORMAT
 from clpds.data.labelled import prepare_labelled
 from clpds.data.pack import Counts, count_tokens, write_blocks
@@ -28,7 +27,7 @@ from clpds.data.tokenise import PLAN, SPLITS, open_work, tokenise, unfinished
 from clpds.errors import UserError
 from clpds.output import check_disk, check_free, human_bytes, write_text
 from clpds.sharing import World, new_shared_folder, see, shared
-from clpds.vocabulary.tokenizer import ends_of, load_tokenizer, require_same, rows_needed
+from clpds.vocabulary.tokenizer import ends_of, load_tokenizer, rows_needed, save_copy
 
 DISK = 3  # bytes on disk for a byte of text: its copy, the chunks, the blocks twice
 
@@ -149,17 +148,7 @@ def _save_tokenizer(source: Path, tokenizer: PreTrainedTokenizerBase, work: Path
     backend.no_truncation()
     backend.no_padding()
     backend.save(str(work / "tokenizer.json"))
-    copy = work / "tokenizer"
-    copy.mkdir()
-    copy_tokenizer(source, copy)
-    try:
-        again = load_tokenizer(copy)
-        require_same(tokenizer, again, str(source), str(copy))
-        whole = (copy / "tokenizer.json").is_file() and again.special_tokens_map == tokenizer.special_tokens_map
-    except UserError:  # a model's config.json said what the files alone do not
-        whole = False
-    if not whole:
-        tokenizer.save_pretrained(copy)
+    save_copy(source, tokenizer, work / "tokenizer")
 
 
 def _tokenise(work: Path, numbers: list[int], workers: int) -> None:

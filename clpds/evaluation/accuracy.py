@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from clpds import recipe
 from clpds.checkpoint import Checkpoint
-from clpds.data.blocks import Batch, Blocks
+from clpds.data.blocks import Blocks, on_device
 from clpds.data.labelled import Labelled, encode, read_labelled
 from clpds.errors import UserError
 from clpds.evaluation.model import load_model, tokenizer_folder
@@ -68,7 +68,7 @@ def rightly(model: PreTrainedModel, blocks: Blocks, micro_batch: int) -> np.ndar
     with progress("classifying (texts)", len(blocks)) as advance:
         for first in range(0, len(blocks), micro_batch):
             indices = range(first, min(first + micro_batch, len(blocks)))
-            batch = Batch(*(tensor.to(model.device) for tensor in blocks.batch(indices)))
+            batch = on_device(blocks.batch(indices), model.device)
             right.append((class_logits(model, batch).argmax(dim=1) == batch.labels[:, 0]).cpu().numpy())
             advance(len(indices))
     return np.concatenate(right)

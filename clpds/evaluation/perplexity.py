@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from clpds.data.blocks import IGNORED, Batch, Blocks
+from clpds.data.blocks import IGNORED, Batch, Blocks, on_device
 from clpds.errors import UserError
 from clpds.models.encoder import forward_at
 from clpds.models.packing import can_isolate, forward_packed, one_document_a_row
@@ -61,7 +61,7 @@ def score(
             batch = blocks.batch(indices)
             if masked:
                 batch = masked.prepare(batch, indices, seed)
-            batch = Batch(*(tensor.to(model.device) for tensor in batch))
+            batch = on_device(batch, model.device)
             found = _gaps(model, batch) if masked else _every_token(model, batch)
             if not math.isfinite(found):
                 raise UserError(f"the loss of {_span(indices)} is {found}{_culprit(model)}")

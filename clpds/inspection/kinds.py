@@ -112,6 +112,22 @@ def data(folder: Path) -> Rows:
     return [*rows, *tokenizer(folder / "tokenizer")]
 
 
+def pairs(folder: Path) -> Rows:
+    """A folder of `clpds pairs`."""
+    record = provenance.read(folder) or {}
+    direction = "second language to first" if record["parameters"]["reverse"] else "first language to second"
+    rows = [("kind", f"aligned sentence pairs, {direction}")]
+    for split, count in record["splits"].items():
+        rows.append(
+            (
+                split,
+                f"{count['pairs']:,} pairs, {count['source_tokens']:,} and {count['target_tokens']:,} tokens, "
+                f"{count['unaligned'] / count['target_tokens']:.0%} of the latter unaligned",
+            )
+        )
+    return [*rows, *tokenizer(folder / "tokenizer")]
+
+
 def embeddings(folder: Path) -> Rows:
     """A folder of `clpds embeddings`."""
     record = provenance.read(folder) or {}

@@ -50,6 +50,8 @@ def describe(path: Path) -> Rows:
     verb = (provenance.read(path) or {}).get("verb") if path.is_dir() else None
     if verb == "data":
         return kinds.data(path)
+    if verb == "pairs":
+        return kinds.pairs(path)
     if verb == "embeddings":
         return kinds.embeddings(path)
     if (path / "config.json").is_file() or not path.exists():  # a folder, or a name on the hub

@@ -30,7 +30,34 @@ def forward_at(model: nn.Module, batch: "Batch", chosen: Tensor) -> Any:
     ``model`` is a masked language model of transformers or a DeepSpeed engine around one, for which
     ``require_encoder`` holds. A document sees all of itself and nothing else.
     """
-    return _forward(model, batch.input_ids, batch.position_ids, chosen)
+    return _forward(model, batch.input_ids, batch.position_ids, chosen, batch.language_ids)
+
+
+def call_at(model: nn.Module, chosen: Tensor, **inputs: Tensor) -> Any:
+    """The model's output for ``inputs`` with logits (1, M, V) at the M ``chosen`` positions (B, N bool), row by row."""
+
+    def gather(body: nn.Module, inputs: Any, output: Any) -> Any:
+        if isinstance(output, ModelOutput):
+            output["last_hidden_state"] = output["last_hidden_state"][chosen][None]
+            if "hidden_states" in output:  # for a middle head
+                output["hidden_states"] = tuple(hidden[chosen][None] for hidden in output["hidden_states"])
+        return output
+
+    hook = bare(model).base_model.register_forward_hook(gather)
+    try:
+        return model(**inputs)
+    finally:
+        hook.remove()
+
+
+def language_inputs(model: nn.Module, ids: Tensor | None) -> dict[str, Tensor]:
+    """What to pass to ``model`` so that it knows the languages (B,) of its rows: nothing unless it has such inputs."""
+    return {} if ids is None or not has_languages(model) else {"language_ids": ids}
+
+
+def has_languages(model: nn.Module) -> bool:
+    """Whether the model is told of what language its input is: a TRILayer model."""
+    return hasattr(bare(model).config, "num_languages")
 
 
 def require_encoder(model: nn.Module) -> None:
@@ -58,24 +85,18 @@ def longest(model: nn.Module) -> int | None:
     return None if positions is None else positions - position_offset(model)
 
 
-def _forward(model: nn.Module, input_ids: Tensor, position_ids: Tensor, chosen: Tensor) -> Any:
-    def gather(body: nn.Module, inputs: Any, output: Any) -> Any:
-        if isinstance(output, ModelOutput):
-            output["last_hidden_state"] = output["last_hidden_state"][chosen][None]
-            if "hidden_states" in output:  # for a middle head
-                output["hidden_states"] = tuple(hidden[chosen][None] for hidden in output["hidden_states"])
-        return output
-
+def _forward(
+    model: nn.Module, input_ids: Tensor, position_ids: Tensor, chosen: Tensor, language_ids: Tensor | None = None
+) -> Any:
     inner = bare(model)
-    hook = inner.base_model.register_forward_hook(gather)
-    try:
-        return model(
-            input_ids=input_ids,
-            attention_mask=document_mask(position_ids, next(inner.parameters()).dtype, causal=False),
-            position_ids=position_ids + position_offset(inner),
-        )
-    finally:
-        hook.remove()
+    return call_at(
+        model,
+        chosen,
+        input_ids=input_ids,
+        attention_mask=document_mask(position_ids, next(inner.parameters()).dtype, causal=False),
+        position_ids=position_ids + position_offset(inner),
+        **language_inputs(model, language_ids),
+    )
 
 
 def _problem(model: nn.Module) -> str | None:

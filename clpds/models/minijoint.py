@@ -22,7 +22,7 @@ from transformers.models.roberta.modeling_roberta import RobertaLMHead, RobertaM
 from transformers.utils import ModelOutput
 
 
-class BertMiniJointConfig(BertConfig):  # type: ignore[misc]
+class BertMiniJointConfig(BertConfig):
     """A BERT with a middle head."""
 
     model_type = "bert-minijoint"
@@ -30,7 +30,7 @@ class BertMiniJointConfig(BertConfig):  # type: ignore[misc]
     """Layers of the mini-model: the middle head reads what the last of them says."""
 
 
-class RobertaMiniJointConfig(RobertaConfig):  # type: ignore[misc]
+class RobertaMiniJointConfig(RobertaConfig):
     """A RoBERTa with a middle head."""
 
     model_type = "roberta-minijoint"
@@ -39,7 +39,7 @@ class RobertaMiniJointConfig(RobertaConfig):  # type: ignore[misc]
 
 
 @dataclass
-class MiniJointOutput(ModelOutput):  # type: ignore[misc]
+class MiniJointOutput(ModelOutput):
     """What both heads say, each (B, N, V)."""
 
     logits: Tensor | None = None
@@ -76,7 +76,7 @@ class MiniJoint:
         )
 
 
-class BertMiniJointForMaskedLM(MiniJoint, BertForMaskedLM):  # type: ignore[misc]
+class BertMiniJointForMaskedLM(MiniJoint, BertForMaskedLM):
     """BertForMaskedLM with a middle head ``mini_cls``."""
 
     config_class = BertMiniJointConfig
@@ -94,7 +94,7 @@ class BertMiniJointForMaskedLM(MiniJoint, BertForMaskedLM):  # type: ignore[misc
         self.post_init()
 
 
-class RobertaMiniJointForMaskedLM(MiniJoint, RobertaForMaskedLM):  # type: ignore[misc]
+class RobertaMiniJointForMaskedLM(MiniJoint, RobertaForMaskedLM):
     """RobertaForMaskedLM with a middle head ``mini_lm_head``."""
 
     config_class = RobertaMiniJointConfig

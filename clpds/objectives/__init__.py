@@ -5,21 +5,24 @@ here, its name in ``Train.objective`` (``recipe/training.py``) and a line in ``o
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from clpds.data.blocks import Batch, Blocks
+from clpds.data.order import Samples
 from clpds.errors import UserError
 from clpds.objectives.causal import Causal
+from clpds.objectives.cdlm import Cdlm
 from clpds.objectives.classification import Classification
 from clpds.objectives.masked import Masked
 from clpds.objectives.minijoint import MiniJointMasked
 from clpds.recipe import Train
 from clpds.vocabulary.tokenizer import load_tokenizer
 
+B = TypeVar("B", bound=tuple[Tensor, ...])
 
-class Objective(Protocol):
+
+class Objective(Protocol[B]):
     """The loop's whole view of an objective."""
 
     @property
@@ -29,21 +32,21 @@ class Objective(Protocol):
     def check(self, model: nn.Module) -> None:
         """Raise UserError for a model that this cannot train; all ranks call it, with the engine."""
 
-    def prepare(self, batch: Batch, samples: Sequence[int], seed: int) -> Batch:
+    def prepare(self, batch: B, samples: Sequence[int], seed: int) -> B:
         """The blocks as they go to the device, on the CPU before they do.
 
         Row i is a function of the block, of ``samples[i]``, its number in the mixture, and of ``seed``: the same for
         any number of ranks and size of micro batch, and after a resume.
         """
 
-    def count(self, batch: Batch) -> int:
+    def count(self, batch: B) -> int:
         """How many predictions the loss of a prepared batch adds up."""
 
-    def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
+    def loss_sum(self, model: nn.Module, batch: B) -> Tensor:
         """The losses of these predictions in nats, added up (float32 scalar); ``model`` may be an engine."""
 
 
-def objective_of(stage: Train, data: Blocks) -> Objective:
+def objective_of(stage: Train, data: Samples[Any]) -> Objective[Any]:
     """The objective that the stage names; UserError where the data or its tokenizer does not suit it."""
     if bool(data.classes) != (stage.objective == "classification"):
         kind = "labelled texts, for" if data.classes else "texts without labels (`clpds data --label-key`), not for"
@@ -55,4 +58,5 @@ def objective_of(stage: Train, data: Blocks) -> Objective:
     vocabulary = load_tokenizer(data.tokenizer_folder), stage.mask_share, str(data.tokenizer_folder)
     if stage.objective == "minijoint":
         return MiniJointMasked.of(*vocabulary, mini_weight=stage.mini_weight)
-    return Masked.of(*vocabulary)
+    masked = Masked.of(*vocabulary)
+    return Cdlm(masked) if stage.objective == "cdlm" else masked

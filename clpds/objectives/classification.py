@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from clpds.data.blocks import Batch
 from clpds.errors import UserError
-from clpds.models.encoder import position_offset
+from clpds.models.encoder import language_inputs, position_offset
 from clpds.models.packing import bare
 
 
@@ -48,5 +48,6 @@ def class_logits(model: nn.Module, batch: Batch) -> Tensor:
         input_ids=batch.input_ids,
         attention_mask=real.long(),
         position_ids=batch.position_ids + position_offset(model),
+        **language_inputs(model, batch.language_ids),
     ).logits
     return logits

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from clpds.data.blocks import IGNORED, Batch
+from clpds.data.pairs import PairBatch
 from clpds.errors import UserError
 from clpds.models.encoder import forward_at, require_encoder
 from clpds.vocabulary.pieces import special_tokens
@@ -18,6 +19,8 @@ from clpds.vocabulary.tokenizer import token_ids
 
 MASKS = 3  # what a random stream is for, beside those of data/order.py
 MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stay as they are
+
+B = TypeVar("B", Batch, PairBatch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +47,7 @@ class Masked:
         """Raise UserError for what is no encoder with a masked language model's head."""
         require_encoder(model)
 
-    def prepare(self, batch: Batch, samples: Sequence[int], seed: int) -> Batch:
+    def prepare(self, batch: B, samples: Sequence[int], seed: int) -> B:
         """Hide tokens: ``labels`` keep those to predict, ``input_ids`` lose them; positions stay.
 
         Of the chosen tokens 80 % become the mask token, 10 % a random one, 10 % stay. Special tokens are not chosen,

@@ -15,11 +15,12 @@ This module is pure data and imports nothing heavy: a login node reads a recipe 
 from clpds.recipe.fields import Count, Dtype, MaybeCount, MaybePath, MaybeText, NotNegative
 from clpds.recipe.read import Recipe, checked, load_recipe, load_stage, of_step, read_yaml
 from clpds.recipe.steps import VERBS, Convert, Eval, Inspect, Report, Step, verb_of
-from clpds.recipe.text import Data, Dictionary, Embeddings, Tokenizer
-from clpds.recipe.training import Corpus, Optimizer, Saving, Schedule, Train, Validation
+from clpds.recipe.text import Data, Dictionary, Embeddings, Pairs, Tokenizer
+from clpds.recipe.training import LANGUAGES, Corpus, Optimizer, Saving, Schedule, Train, Validation
 from clpds.recipe.transfer import NEEDS, USED_BY, GrowthFill, Init, InitMethod, NewLayers, VocabularyMethod
 
 __all__ = [
+    "LANGUAGES",
     "NEEDS",
     "USED_BY",
     "VERBS",
@@ -41,6 +42,7 @@ __all__ = [
     "NewLayers",
     "NotNegative",
     "Optimizer",
+    "Pairs",
     "Recipe",
     "Report",
     "Saving",

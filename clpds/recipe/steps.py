@@ -8,7 +8,7 @@ from pydantic import Field
 from tyro.conf import Positional, arg
 
 from clpds.recipe.fields import Checked, Count, MaybeCount, MaybeDtype, MaybePath, MaybeText
-from clpds.recipe.text import Data, Dictionary, Embeddings, Tokenizer
+from clpds.recipe.text import Data, Dictionary, Embeddings, Pairs, Tokenizer
 from clpds.recipe.training import Train
 from clpds.recipe.transfer import Init
 
@@ -87,12 +87,13 @@ class Inspect(Checked):
     """The source model to look for nearest tokens in; by default the one named in the provenance."""
 
 
-Step = Tokenizer | Embeddings | Dictionary | Data | Init | Train | Convert | Eval | Report | Inspect
+Step = Tokenizer | Embeddings | Dictionary | Data | Pairs | Init | Train | Convert | Eval | Report | Inspect
 VERBS: dict[str, type[Any]] = {
     "tokenizer": Tokenizer,
     "embeddings": Embeddings,
     "dictionary": Dictionary,
     "data": Data,
+    "pairs": Pairs,
     "init": Init,
     "train": Train,
     "convert": Convert,

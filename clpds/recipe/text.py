@@ -1,4 +1,4 @@
-"""From raw text: tokenizer, word embeddings, dictionary, packed blocks."""
+"""From raw text: tokenizer, word embeddings, dictionary, packed blocks, aligned pairs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from clpds.recipe.fields import Amount, Checked, Count, Files, MaybeCount, MaybeText
+from clpds.recipe.fields import Amount, Checked, Count, Files, MaybeCount, MaybePath, MaybeText
+
+Parallel = Annotated[tuple[Path, ...], Field(min_length=1, max_length=2)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class Embeddings(Checked):
 class Dictionary(Checked):
     """Make a bilingual dictionary out of parallel text, for init --method wechsel."""
 
-    parallel: Annotated[tuple[Path, ...], Field(min_length=1, max_length=2)]
+    parallel: Parallel
     """Two text files whose lines are translations, source language first; or one with a tab in every line."""
     out: Path
     """Text file to write: a pair of words a line, the most frequent first."""
@@ -93,3 +95,27 @@ class Data(Checked):
     def __post_init__(self) -> None:
         if self.label_key is not None and (self.only or self.workers or self.sample_by != Data.sample_by):
             raise ValueError("labelled texts are prepared at once; leave out only, workers and sample_by")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs(Checked):
+    """Align parallel text word by word: sentence pairs for a TRILayer model, which reads one and writes the other."""
+
+    parallel: Parallel
+    """Two text files whose lines are translations, source language first; or one with a tab in every line."""
+    tokenizer: Path
+    """Folder of the joint tokenizer, or of a model that has it."""
+    sequence_length: Count
+    """Longest sentence in tokens; pairs with a longer one are left out."""
+    out: Path
+    """Folder to write, with the splits train/ and validation/."""
+    reverse: bool = False
+    """Read the second language and write the first."""
+    alignments: MaybePath = None
+    """Word alignments of another program, links i-j a line (Pharaoh format); made by fast_align unless told."""
+    validation_fraction: Amount = 0.01
+    """Share of the pairs held out, chosen by a hash of the first language's text."""
+    seed: int = 0
+    """Chooses which pairs are held out."""
+    overwrite: bool = False
+    """Replace the output folder if it exists."""

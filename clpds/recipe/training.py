@@ -8,9 +8,10 @@ from pydantic import Field
 
 from clpds.recipe.fields import Amount, Checked, Count, MaybeCount, NotNegative, Positive
 
+LANGUAGES = ("source", "target")  # as the rows of a TRILayer model's table
 # Options of Train that some objectives use and others would ignore.
 USED_BY_OBJECTIVE: dict[str, tuple[str, ...]] = {
-    "mask_share": ("masked", "minijoint"),
+    "mask_share": ("masked", "minijoint", "cdlm"),
     "mini_weight": ("minijoint",),
 }
 
@@ -20,9 +21,11 @@ class Corpus(Checked):
     """One prepared data set of a mixture."""
 
     path: Path
-    """Folder written by `clpds data`."""
+    """Folder written by `clpds data`, or for cdlm by `clpds pairs`."""
     weight: Amount = 1.0
     """Share of the blocks that come from here, relative to the other corpora."""
+    language: Literal["source", "target"] = "target"
+    """Whose embedding a TRILayer model adds (masked); pairs say so themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +88,12 @@ class Train(Checked):
     """The mixture: a name and a prepared data set each."""
     out: Path
     """The run's folder: checkpoints/, metrics.jsonl, tensorboard/."""
-    objective: Literal["causal", "masked", "minijoint", "classification"] = "causal"
+    objective: Literal["causal", "masked", "minijoint", "cdlm", "classification"] = "causal"
     """What is predicted: the next token (causal), hidden ones from both sides (masked: BERT and its kin), these by
-    a middle head as well (minijoint), or a text's class (classification: an encoder, with a fresh classifier unless
-    it has one)."""
+    a middle head as well (minijoint), a sentence from its translation, and hidden tokens (cdlm: TRILayer models), or
+    a text's class (classification: an encoder, with a fresh classifier unless it has one)."""
     mask_share: Annotated[Positive, Field(le=1)] = 0.15
-    """Share of the tokens that are hidden and predicted (masked, minijoint)."""
+    """Share of the tokens that are hidden and predicted (masked, minijoint, and cdlm's own sentences)."""
     mini_weight: Annotated[Amount, Field(le=1)] = 0.5
     """Share of the middle head's loss in the sum of both heads' (minijoint)."""
     trainable: tuple[str, ...] = ("*",)

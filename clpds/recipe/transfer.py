@@ -20,7 +20,8 @@ from clpds.recipe.fields import (
 )
 
 VocabularyMethod = Literal["clp", "wechsel", "focus", "omp", "random", "overlap", "mean", "subpieces"]
-InitMethod = Literal[VocabularyMethod, "grow", "minijoint", "primary", "minimodel", "plug"]
+RowsMethod = Literal[VocabularyMethod, "trelm"]
+InitMethod = Literal[RowsMethod, "grow", "minijoint", "primary", "minimodel", "plug", "merge"]
 GrowthFill = Literal["zero", "small", "copy"]
 MaybeFill = Annotated[GrowthFill | None, arg(metavar="{zero,small,copy}", help_behavior_hint=OPTIONAL)]
 NewLayers = Literal["fresh", "next", "last"]
@@ -34,6 +35,8 @@ NEEDS: dict[InitMethod, tuple[str, ...]] = {
     "minijoint": ("take",),
     "minimodel": ("take",),
     "plug": ("embeddings",),
+    "trelm": ("text",),
+    "merge": ("lower",),
 }
 # Options of Init that some methods use and others would ignore.
 USED_BY: dict[str, tuple[InitMethod, ...]] = {
@@ -43,8 +46,8 @@ USED_BY: dict[str, tuple[InitMethod, ...]] = {
     "ridge": ("clp",),
     "center": ("clp",),
     "sparsity": ("omp",),
-    "text": ("focus",),
-    "text_key": ("focus",),
+    "text": ("focus", "trelm"),
+    "text_key": ("focus", "trelm"),
     "source_embeddings": ("wechsel",),
     "target_embeddings": ("wechsel",),
     "dictionary": ("wechsel",),
@@ -55,7 +58,8 @@ USED_BY: dict[str, tuple[InitMethod, ...]] = {
     "new_layers": ("minimodel",),
     "new_from": ("minimodel",),
     "embeddings": ("plug",),
-    **dict.fromkeys(("helper", "tokenizer", "extend", "pad_to"), get_args(VocabularyMethod)),
+    "lower": ("merge",),
+    **dict.fromkeys(("helper", "tokenizer", "extend", "pad_to", "trilayer", "keep_head"), get_args(RowsMethod)),
 }
 
 
@@ -65,8 +69,10 @@ class Init(Checked):
 
     method: InitMethod = "clp"
     """clp, wechsel, focus, omp: from what is known of the new tokens; random, overlap, mean, subpieces: baselines;
-    grow: a larger model with the source's vocabulary; minijoint: put a second head after a lower layer; primary:
-    remove it; minimodel: cut the layers below it out; plug: embeddings learnt under a mini-model into the large one."""
+    trelm: aligned static vectors, and a TRILayer; grow: a larger model with the source's vocabulary; minijoint: put a
+    second head after a lower layer; primary: remove it; minimodel: cut the layers below it out; plug: embeddings
+    learnt under a mini-model into the large one; merge: the lower half of another TRILayer model under the source's
+    upper half."""
     source: Annotated[Path, arg(aliases=("--into",))]
     """The large model to take over: a folder, a GGUF file or a hub id."""
     helper: MaybePath = None
@@ -90,9 +96,10 @@ class Init(Checked):
     sparsity: MaybeCount = None
     """Shared tokens that a new one is a combination of (omp); by held-out overlap rows unless told."""
     text: tuple[Path, ...] = ()
-    """Text of the target language to learn how tokens are used from (focus): text, JSONL or Parquet files."""
+    """Text to learn how tokens are used from, of the target language (focus) or of both (trelm): text, JSONL or
+    Parquet files."""
     text_key: str = "text"
-    """Field that holds the text in JSONL and Parquet files (focus)."""
+    """Field that holds the text in JSONL and Parquet files (focus, trelm)."""
     source_embeddings: MaybePath = None
     """Word embeddings of the source's language (wechsel): made by `clpds embeddings`, fastText's .bin, or .vec text."""
     target_embeddings: MaybePath = None
@@ -115,6 +122,12 @@ class Init(Checked):
     """Where these come from (minimodel): drawn, with the head's transform; the source's above the cut; its last."""
     embeddings: MaybePath = None
     """The adapted model whose embeddings and tokenizer to plug into the source (plug)."""
+    trilayer: bool = False
+    """Put a TRILayer before the middle block of a BERT or RoBERTa source, whatever the method; trelm always does."""
+    keep_head: bool = False
+    """Keep the source's prediction head in a TRILayer model; a fresh one unless told, as in the paper's code."""
+    lower: MaybePath = None
+    """The TRILayer model that gives the lower half (merge); the source gives the upper one."""
     width: MaybeCount = None
     """Grow the source to this hidden size first, whatever the method; heads and feed-forward grow along."""
     heads: MaybeCount = None
@@ -149,6 +162,10 @@ class Init(Checked):
         for option, methods in USED_BY.items():
             if self.method not in methods and getattr(self, option) != default[option]:
                 raise ValueError(f"method {self.method} does not use {option}, which is for {', '.join(methods)}")
+        if self.keep_head and not self.makes_trilayer:
+            raise ValueError("keep_head is of TRILayer models; add trilayer or take method trelm")
+        if self.grows and self.method == "merge":
+            raise ValueError("method merge does not grow; grow the model before its stages")
         if not self.grows and self.method == "grow":
             raise ValueError("method grow needs width, heads, feed_forward or depth")
         if not self.grows and (self.fill or self.noise):
@@ -159,3 +176,8 @@ class Init(Checked):
     def grows(self) -> bool:
         """Whether the source is grown before its vocabulary is exchanged."""
         return any((self.width, self.heads, self.feed_forward, self.depth))
+
+    @property
+    def makes_trilayer(self) -> bool:
+        """Whether the result has a TRILayer that its source has not."""
+        return self.trilayer or self.method == "trelm"

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from clpds.accelerators import peak_flops
-from clpds.data.blocks import Batch
+from clpds.data.blocks import on_device
 from clpds.errors import UserError
 from clpds.objectives import Objective, objective_of
 from clpds.recipe import Train
@@ -123,7 +124,9 @@ class StepResult:
 class Loop:
     """What an optimizer step needs and does not change."""
 
-    def __init__(self, stage: Train, objective: Objective, inputs: Inputs, engine: Any, device: torch.device) -> None:
+    def __init__(
+        self, stage: Train, objective: Objective[Any], inputs: Inputs, engine: Any, device: torch.device
+    ) -> None:
         self.stage, self.objective, self.inputs = stage, objective, inputs
         self.engine, self.device = engine, device
         self.bad_in_a_row = 0
@@ -155,10 +158,9 @@ class Loop:
         self._count_bad(mean is None or norm is None or engine.skipped_steps > skipped, position.step)
         return StepResult(mean, lr, norm, int(tokens), time.perf_counter() - start, stop > 0)
 
-    def _batch(self, indices: Sequence[int]) -> Batch:
+    def _batch(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         batch = self.inputs.mixture.batch(indices, isolate=self.stage.isolate_documents)
-        batch = self.objective.prepare(batch, indices, self.stage.seed)
-        return Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
+        return on_device(self.objective.prepare(batch, indices, self.stage.seed), self.device)
 
     def _count_bad(self, bad: bool, step: int) -> None:
         self.bad_in_a_row = self.bad_in_a_row + 1 if bad else 0

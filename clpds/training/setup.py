@@ -14,12 +14,13 @@ from clpds.checkpoint import Checkpoint, LazyTensor, anatomy, open_checkpoint, w
 from clpds.checkpoint.anatomy import model_class
 from clpds.checkpoint.task_head import with_classifier
 from clpds.checkpoint.write import copy_tokenizer
-from clpds.data.blocks import Blocks, open_blocks
-from clpds.data.order import Mixture
+from clpds.data.blocks import open_blocks
+from clpds.data.order import Mixture, Samples
+from clpds.data.pairs import open_pairs
 from clpds.errors import UserError
 from clpds.models.encoder import longest
 from clpds.output import check_disk, new_folder, write_text
-from clpds.recipe import Train
+from clpds.recipe import LANGUAGES, Corpus, Train
 from clpds.recipe.training import USED_BY_OBJECTIVE
 from clpds.resources import find
 from clpds.run_folder import write_state
@@ -33,21 +34,28 @@ from clpds.vocabulary.tokenizer import load_tokenizer, require_same, rows_needed
 class Inputs:
     """The data of a stage, opened."""
 
-    corpora: dict[str, Blocks]
-    mixture: Mixture
-    validation: dict[str, Blocks]
+    corpora: dict[str, Samples[Any]]
+    mixture: Mixture[Any]
+    validation: dict[str, Samples[Any]]
     tokenizer_folder: Path
 
 
 def open_inputs(stage: Train) -> Inputs:
     """Open the mixture and the validation splits; UserError where something is missing or does not fit."""
-    corpora = {name: open_blocks(corpus.path, "train") for name, corpus in stage.data.items()}
+    corpora = {name: _open(stage, corpus, "train") for name, corpus in stage.data.items()}
     weights = [corpus.weight for corpus in stage.data.values()]
     validation = {}
     if stage.validation.every is not None:
-        validation = {name: open_blocks(corpus.path, "validation") for name, corpus in stage.data.items()}
+        validation = {name: _open(stage, corpus, "validation") for name, corpus in stage.data.items()}
     mixture = Mixture(list(corpora.values()), weights, stage.seed)
     return Inputs(corpora, mixture, validation, next(iter(corpora.values())).tokenizer_folder)
+
+
+def _open(stage: Train, corpus: Corpus, split: str) -> Samples[Any]:
+    """Pairs for cdlm, else blocks."""
+    if stage.objective == "cdlm":
+        return open_pairs(corpus.path, split)
+    return open_blocks(corpus.path, split, LANGUAGES.index(corpus.language))
 
 
 def open_model(stage: Train, inputs: Inputs) -> Checkpoint:
@@ -68,6 +76,7 @@ def identity(stage: Train, inputs: Inputs, checkpoint: Checkpoint) -> dict[str, 
     return {
         "model": record["files"] if record else str(stage.model),
         "data": {name: [blocks.fingerprint, stage.data[name].weight] for name, blocks in inputs.corpora.items()},
+        **({"language": foreign} if (foreign := _of_the_source(stage)) else {}),
         "objective": stage.objective,
         **{name: getattr(stage, name) for name, users in USED_BY_OBJECTIVE.items() if stage.objective in users},
         "trainable": list(stage.trainable),
@@ -75,6 +84,11 @@ def identity(stage: Train, inputs: Inputs, checkpoint: Checkpoint) -> dict[str, 
         "isolate_documents": stage.isolate_documents,
         "seed": stage.seed,
     }
+
+
+def _of_the_source(stage: Train) -> list[str]:
+    """The corpora in the source's language."""
+    return [name for name, corpus in stage.data.items() if corpus.language == "source"]
 
 
 def prepare_run(stage: Train, checkpoint: Checkpoint) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from clpds.data.blocks import Batch, Blocks
+from clpds.data.blocks import on_device
+from clpds.data.order import Samples
 from clpds.objectives import Objective
 from clpds.recipe import Train
 from clpds.training.group import total
@@ -15,7 +16,7 @@ SEED = 0  # of what an objective draws: the same whatever the stage's seed, so t
 
 
 def validate(
-    engine: Any, objective: Objective, corpora: dict[str, Blocks], stage: Train, device: torch.device
+    engine: Any, objective: Objective[Any], corpora: dict[str, Samples[Any]], stage: Train, device: torch.device
 ) -> dict[str, dict[str, float]]:
     """Corpus name to ``loss`` (nats a prediction), on every rank; ``bits_per_byte`` too if every token is predicted."""
     engine.eval()
@@ -25,15 +26,16 @@ def validate(
 
 
 @torch.no_grad()
-def _score(engine: Any, objective: Objective, blocks: Blocks, stage: Train, device: torch.device) -> dict[str, float]:
+def _score(
+    engine: Any, objective: Objective[Any], blocks: Samples[Any], stage: Train, device: torch.device
+) -> dict[str, float]:
     count = min(len(blocks), stage.validation.blocks or len(blocks))
     at_once = stage.micro_batch * dist.get_world_size()
     nll = predictions = text_bytes = 0.0
     # Under ZeRO-3 every rank must do the same number of forward passes: past the end, ones that do not count.
     for first in range(dist.get_rank() * stage.micro_batch, -(-count // at_once) * at_once, at_once):
         indices = [index for index in range(first, first + stage.micro_batch) if index < count]
-        batch = objective.prepare(blocks.batch(indices or [0]), indices or [0], SEED)
-        batch = Batch(*(tensor.to(device) for tensor in batch))
+        batch = on_device(objective.prepare(blocks.batch(indices or [0]), indices or [0], SEED), device)
         loss = objective.loss_sum(engine, batch)
         if indices:
             nll += float(loss)

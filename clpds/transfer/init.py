@@ -23,11 +23,14 @@ from clpds.transfer.growth import Grown, grow, grow_source, growth_of
 from clpds.transfer.methods import find
 from clpds.transfer.minimodel_step import BY_DEPTH
 from clpds.transfer.models import Models, open_models
+from clpds.transfer.trilayer import insert_trilayer, merge, require_middle
 from clpds.transfer.vocabulary_swap import Role, swap_vocabulary
 from clpds.vocabulary.roles import special_ids
-from clpds.vocabulary.tokenizer import misread
+from clpds.vocabulary.tokenizer import load_tokenizer, misread, require_same
 
-INPUTS = "source", "helper", "tokenizer", "embeddings", "source_embeddings", "target_embeddings", "dictionary"
+INPUTS = (
+    "source", "helper", "tokenizer", "embeddings", "source_embeddings", "target_embeddings", "dictionary", "lower",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ def init(step: Init) -> None:
     """Write the model ``step.out``: the source's body under the target tokenizer, its rows by ``step.method``.
 
     Where a size is given the source is grown first; ``grow`` does nothing else and keeps the vocabulary, and so do
-    the methods of mini-model adaptation but ``plug``, which takes it from ``step.embeddings``.
+    ``merge`` and the methods of mini-model adaptation but ``plug``, which takes it from ``step.embeddings``. A
+    TRILayer comes last.
     Of the ranks of an MPI launcher the first makes the rows; all write the source's tensors.
     Raises UserError, with nothing written, for options that do not fit together, a helper of another
     tokenizer, a matrix that is too small for its tokenizer, sizes that a model cannot have, NaN or infinity, and
@@ -80,7 +84,11 @@ def make(step: Init) -> Made:
         grown = grow_source(step, source)
         source = grown.source
         summary.show_growth(grown)
-    if step.method == "grow":
+    if step.makes_trilayer:
+        require_middle(source)
+    if step.method == "merge":
+        made = _merged(step, source)
+    elif step.method == "grow":
         assert grown is not None  # Init needs a size then
         made = Made(source, summary.grown_card(step, grown), {})
     elif step.method in BY_DEPTH:
@@ -92,6 +100,17 @@ def make(step: Init) -> Made:
     held = {name: tensor for name, tensor in made.result.tensors.items() if tensor is not own.get(name)}
     growth = {"growth": grown.facts()} if grown else {}
     return replace(made, held=held, facts=made.facts | growth)
+
+
+def _merged(step: Init, upper: Checkpoint) -> Made:
+    """The upper half of the source over the lower half of ``step.lower``."""
+    assert step.lower is not None  # recipe.NEEDS
+    lower = open_checkpoint(step.lower)
+    result = merge(lower, upper)
+    if lower.tokenizer_folder is not None and upper.tokenizer_folder is not None:
+        tokenizers = load_tokenizer(lower.tokenizer_folder), load_tokenizer(upper.tokenizer_folder)
+        require_same(*tokenizers, str(step.lower), str(step.source))
+    return Made(result, summary.merged_card(step), {})
 
 
 def _swapped(step: Init, source: Checkpoint, grown: Grown | None) -> Made:
@@ -117,6 +136,8 @@ def _swapped(step: Init, source: Checkpoint, grown: Grown | None) -> Made:
             tokenizer_folder=models.target_folder,
             pad_to=step.pad_to,
         )
+    if step.makes_trilayer:
+        result = insert_trilayer(result, seed=step.seed, keep_head=step.keep_head)
     return Made(result, summary.card(step, shared, result, found.how, grown), facts | found.facts)
 
 

@@ -1,7 +1,7 @@
 """The methods by name: from the options and the opened models to the new rows.
 
-To add one: its name in ``VocabularyMethod`` of ``recipe/transfer.py``, what it needs and its options in ``NEEDS`` and
-``USED_BY`` there, and a line in ``METHODS`` below.
+To add one that suits any model: its name in ``VocabularyMethod`` of ``recipe/transfer.py``, what it needs and its
+options in ``NEEDS`` and ``USED_BY`` there, and a line in ``METHODS`` below.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from clpds.transfer.clp import Variant, clp
 from clpds.transfer.focus import focus
 from clpds.transfer.models import Models
 from clpds.transfer.omp import omp
+from clpds.transfer.trelm import aligned_rows
 from clpds.transfer.vocabulary_swap import Rows
 from clpds.transfer.wechsel import find_neighbours, wechsel
 from clpds.vocabulary.adversarial import REFINEMENTS, Unsupervised, align_adversarially
@@ -53,6 +54,8 @@ def find(step: Init, models: Models) -> Found:
             f"{step.source} and {models.target_folder} have no overlap: no text is a token of both; "
             "try --method subpieces"
         )
+    if step.method == "trelm":
+        return _trelm(step, models)
     return METHODS[step.method](step, models)
 
 
@@ -77,9 +80,11 @@ def _clp(step: Init, models: Models) -> Found:
 
 
 def _focus(step: Init, models: Models) -> Found:
-    from clpds.vocabulary.token_vectors import token_vectors  # gensim, which no other method waits for
+    from clpds.vocabulary.token_vectors import FOCUS, token_vectors  # gensim, which no other method waits for
 
-    vectors = token_vectors(stream_documents(step.text, text_key=step.text_key), models.target_tokenizer, step.seed)
+    vectors = token_vectors(
+        stream_documents(step.text, text_key=step.text_key), models.target_tokenizer, FOCUS, step.seed
+    )
     unplaced = int((vectors[models.shared.missing] == 0).all(dim=1).sum())
     how = f"FOCUS (Dobler & de Melo 2023, arXiv 2305.14481); {unplaced:,} new tokens, rare in its text, are random"
     return Found(focus(models.shared, vectors, step.seed), how, {"drawn": unplaced})
@@ -157,6 +162,23 @@ def _alignment(step: Init, source: StaticEmbeddings, target: StaticEmbeddings) -
     fitted = align(source, target, pairs, name=step.dictionary, refinements=step.refinements, seed=step.seed)
     summary.show_alignment(fitted, len(pairs))
     return fitted
+
+
+def _trelm(step: Init, models: Models) -> Found:
+    """Static vectors of the source's width for all tokens, aligned with the source's rows."""
+    from clpds.vocabulary.token_vectors import token_vectors, trelm  # gensim, which no other method waits for
+
+    width = models.matrix("input", models.rows["input"]).shape[1]
+    texts = stream_documents(step.text, text_key=step.text_key)
+    vectors = token_vectors(texts, models.target_tokenizer, trelm(width), step.seed)
+    special = match_special(models.source_tokenizer, models.target_tokenizer)
+    used = torch.cat([models.shared.target, models.shared.missing])
+    copied = torch.isin(used, torch.tensor(list(special), dtype=torch.long))
+    placed = vectors[used].any(dim=1) & ~copied
+    counts = {"aligned": int(placed.sum()), "copied": int(copied.sum()), "drawn": int((~placed & ~copied).sum())}
+    summary.show_origins(counts)
+    how = f"TreLM (Li et al. 2021, arXiv 2107.12627): {summary.origins(counts)}"
+    return Found(aligned_rows(models.shared, special, vectors, step.seed), how, {"rows": counts})
 
 
 BY_OVERLAP: tuple[VocabularyMethod, ...] = ("clp", "focus", "omp")  # make a new row of shared tokens' rows

@@ -37,6 +37,8 @@ MODEL is this folder, and `recipe.yaml` is
         micro_batch: 4
         global_batch: 64
 """
+TRILAYER = """A TRILayer stands before the middle block, a copy of it; the embeddings of the two languages
+{head} drawn at random. transformers opens the model once `clpds.models` is imported."""
 DOUBT = 2  # standard errors that a weighting must be better than the mean row
 FEW = 0.1  # share of a dictionary's pairs: neighbouring languages have their names in common
 SAME = 0.5  # share of matches that two runs of an alignment without a dictionary share; unrelated spaces have less
@@ -144,8 +146,12 @@ def card(step: Init, shared: Overlap, result: Checkpoint, how: str, grown: Grown
     base, target = _name(step.source), _name(step.helper or step.tokenizer)
     vocabulary = "new tokens behind its own" if step.extend else "another vocabulary"
     new, total = len(shared.missing), len(shared.target) + len(shared.missing)
+    trilayer = ""
+    if step.makes_trilayer:
+        trilayer = TRILAYER.format(head="are" if step.keep_head else "and the prediction head are") + "\n"
     kinds = "\n".join(f"| shared, {kind} | {count:,} | {count / total:.1%} |" for kind, count in shared.how.items())
-    body = f"{grown.card()}\nNothing else was changed." if grown else "Every other tensor is the source's, unchanged."
+    rest = "Nothing else was changed." if grown or trilayer else "Every other tensor is the source's, unchanged."
+    body = (f"{grown.card()}\n" if grown else "") + trilayer + rest
     return f"""{_front(base, "vocabulary-transfer")}
 # {base} under the vocabulary of {target}
 
@@ -191,6 +197,18 @@ def remade_card(step: Init, how: str, grown: Grown | None) -> str:
 {how} (mini-model adaptation, Marchisio et al. 2023, arXiv 2212.10503.)
 {f"{grown.card()}{chr(10)}" if grown else ""}
 Every other tensor is the source's, unchanged. `provenance.json` has the parameters and the hashes of the inputs.
+
+{GOING_ON}"""
+
+
+def merged_card(step: Init) -> str:
+    """README.md of a model that was put together from two TRILayer models."""
+    upper, lower = _name(step.source), _name(step.lower)
+    return f"""{_front(upper, "model-merge")}
+# {upper} over {lower}
+
+The blocks below the TRILayer are those of `{lower}`, those above it those of `{upper}`; all else is the mean of the
+two. transformers opens the model once `clpds.models` is imported. `provenance.json` has the hashes of the inputs.
 
 {GOING_ON}"""
 

@@ -1,7 +1,10 @@
-"""Static vectors of a tokenizer's tokens, trained on text that it has cut: what FOCUS compares tokens by."""
+"""Static vectors of a tokenizer's tokens, trained on text that it has cut: what FOCUS compares tokens by, and
+what TreLM turns into rows.
+"""
 
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,16 +17,33 @@ from clpds.errors import UserError
 from clpds.progress import progress
 from clpds.vocabulary.tokenizer import rows_needed, token_ids
 
-# What the FOCUS authors' package takes, but for the buckets of character n-grams (2 million, 800 MB, there).
-DIMENSIONS, EPOCHS, NEGATIVE, MIN_COUNT, BUCKETS = 100, 3, 10, 10, 200_000
+NEGATIVE, BUCKETS = 10, 200_000  # both papers' samples; for n-grams, fewer than fastText's own 2 million
 SENTENCE = 1000  # tokens: gensim drops what is beyond 10,000
 
 
-def token_vectors(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, seed: int) -> Tensor:
-    """Static vectors of ``tokenizer``'s tokens by fastText (CBOW) on ``texts`` cut by it: (V_t, 100) float32.
+@dataclass(frozen=True)
+class Settings:
+    """How fastText is trained."""
 
-    Zero for tokens that occur fewer than ten times. One thread and a seed: equal texts, equal vectors.
-    Raises UserError where no token occurs that often.
+    dimensions: int
+    epochs: int
+    min_count: int
+    skip_gram: bool
+
+
+FOCUS = Settings(dimensions=100, epochs=3, min_count=10, skip_gram=False)  # as the authors' package has it
+
+
+def trelm(dimensions: int) -> Settings:
+    """As TreLM's authors train vectors of the model's width; a token that occurs at all has one."""
+    return Settings(dimensions, epochs=10, min_count=1, skip_gram=True)
+
+
+def token_vectors(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, settings: Settings, seed: int) -> Tensor:
+    """Static vectors of ``tokenizer``'s tokens by fastText on ``texts`` cut by it: (V_t, dimensions) float32.
+
+    Zero for tokens that occur too rarely. One thread and a seed: equal texts, equal vectors. Raises UserError
+    where no token occurs often enough.
     """
     with tempfile.TemporaryDirectory(prefix="clpds-focus-") as folder:
         corpus = Path(folder) / "tokens.txt"
@@ -33,21 +53,22 @@ def token_vectors(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, seed
                 for start in range(0, len(tokens), SENTENCE):
                     file.write(" ".join(tokens[start : start + SENTENCE]) + "\n")
         model = FastText(
-            vector_size=DIMENSIONS, sg=0, negative=NEGATIVE, min_count=MIN_COUNT, bucket=BUCKETS,
+            vector_size=settings.dimensions, sg=int(settings.skip_gram), negative=NEGATIVE,
+            min_count=settings.min_count, bucket=BUCKETS,
             alpha=0.05, sample=1e-4, workers=1, seed=seed,
         )  # fmt: skip
         model.build_vocab(corpus_file=str(corpus))
         if not len(model.wv):
-            raise UserError(f"no token occurs {MIN_COUNT} times in the text; pass more of it to --text")
-        with progress("training token vectors (epochs)", EPOCHS) as advance:
+            raise UserError(f"no token occurs {settings.min_count} times in the text; pass more of it to --text")
+        with progress("training token vectors (epochs)", settings.epochs) as advance:
             model.train(
                 corpus_file=str(corpus),
                 total_examples=model.corpus_count,
                 total_words=model.corpus_total_words,
-                epochs=EPOCHS,
+                epochs=settings.epochs,
                 callbacks=[_Epochs(advance)],
             )
-    vectors = torch.zeros(rows_needed(tokenizer), DIMENSIONS)
+    vectors = torch.zeros(rows_needed(tokenizer), settings.dimensions)
     for token, id_ in token_ids(tokenizer).items():
         if token in model.wv.key_to_index:
             vectors[id_] = torch.tensor(model.wv[token])

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from clpds.checkpoint.open import has_tokenizer
+from clpds.checkpoint.write import copy_tokenizer
 from clpds.errors import UserError
 from clpds.output import write_text
 
@@ -77,6 +78,20 @@ def require_same(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase, name_a:
     differences = differences or _pipeline_differences(backend(a), backend(b))
     if differences:
         raise UserError(f"{name_a} and {name_b} have different tokenizers: {'; '.join(differences)}")
+
+
+def save_copy(source: Path, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Make ``folder`` with ``tokenizer``'s files from ``source``, or with new ones if these do not say all."""
+    folder.mkdir()
+    copy_tokenizer(source, folder)
+    try:
+        again = load_tokenizer(folder)
+        require_same(tokenizer, again, str(source), str(folder))
+        whole = (folder / "tokenizer.json").is_file() and again.special_tokens_map == tokenizer.special_tokens_map
+    except UserError:  # a model's config.json said what the files alone do not
+        whole = False
+    if not whole:
+        tokenizer.save_pretrained(folder)
 
 
 def misread(folder: Path) -> str | None:

@@ -17,10 +17,12 @@ from transformers import (
 
 from clpds.checkpoint import anatomy, open_checkpoint, write_checkpoint
 from clpds.recipe import Convert
-from tests.tiny import CAUSAL, SHAPES, save_model, tiny_model
+from tests.tiny import CAUSAL, SHAPES, TRELM, save_model, tiny_model
 
 ROWS = 97  # a number that no other dimension has
-FAMILIES = pytest.mark.parametrize(("shape", "tied"), [(shape, tied) for shape in SHAPES for tied in (True, False)])
+FAMILIES = pytest.mark.parametrize(
+    ("shape", "tied"), [(shape, tied) for shape in (*SHAPES, *TRELM) for tied in (True, False)]
+)
 
 
 def logits(shape: str, model: PreTrainedModel | Path) -> torch.Tensor:

@@ -20,7 +20,7 @@ from clpds.models.encoder import forward_at, longest, require_encoder
 from tests.models.test_packing import LENGTHS, VOCABULARY, Batch, packed
 from tests.tiny import SMALL, tiny_model
 
-MASKED = ("bert", "roberta", "xlm-roberta", "electra", "albert")
+MASKED = ("bert", "roberta", "xlm-roberta", "electra", "albert", "trelm-bert", "trelm-roberta")
 
 
 def encoder(shape: str, attention: str = "sdpa") -> PreTrainedModel:

@@ -27,13 +27,15 @@ class Batch(NamedTuple):
     input_ids: Tensor
     position_ids: Tensor
     labels: Tensor
+    language_ids: Tensor
 
 
 def packed() -> Batch:
     generator = torch.Generator().manual_seed(1)
     input_ids = torch.randint(3, VOCABULARY, (len(LENGTHS), 16), generator=generator)
     position_ids = torch.stack([torch.cat([torch.arange(n) for n in row]) for row in LENGTHS])
-    return Batch(input_ids, position_ids, torch.where(position_ids == 0, -100, input_ids))
+    labels = torch.where(position_ids == 0, -100, input_ids)
+    return Batch(input_ids, position_ids, labels, torch.ones(len(LENGTHS), dtype=torch.int64))
 
 
 def alone(model: PreTrainedModel, batch: Batch) -> list[Tensor]:

@@ -87,7 +87,7 @@ def test_the_loss_is_that_of_each_document_alone(shape: str, ends_padded: Blocks
     last = len(ends_padded) - 1
     batch = objective().prepare(ends_padded.batch([0, last]), [0, last], 1)
     expected, count = torch.zeros(()), 0
-    for ids, positions, labels in zip(*batch, strict=True):
+    for ids, positions, labels in zip(*batch[:3], strict=True):
         starts = [*(positions == 0).nonzero().flatten().tolist(), len(ids)]
         for start, stop in pairwise(starts):
             logits = model(input_ids=ids[None, start:stop], attention_mask=torch.ones(1, stop - start)).logits[0]

@@ -29,7 +29,7 @@ def sentences(step: int, order: Tensor) -> Batch:
     topics = random.integers(0, 10, (ROWS, 1))
     ids = order[torch.from_numpy(WORDS[5 * topics + random.integers(0, 5, (ROWS, LENGTH))])]
     positions = torch.arange(LENGTH).repeat(ROWS, 1)
-    return Batch(ids, positions, torch.where(positions == 0, -100, ids))
+    return Batch(ids, positions, torch.where(positions == 0, -100, ids), torch.ones(ROWS, dtype=torch.long))
 
 
 def train(model: PreTrainedModel, objective: Masked, order: Tensor, steps: int, lr: float) -> None:

@@ -80,7 +80,9 @@ def test_activations_are_what_autograd_keeps(shape: str, dtype: torch.dtype, iso
 
     ids = torch.randint(3, 64, (2, 128))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        forward_packed(model, Batch(ids, torch.arange(64).repeat(2, 2), ids), isolate=isolate)
+        forward_packed(
+            model, Batch(ids, torch.arange(64).repeat(2, 2), ids, torch.ones(2, dtype=torch.long)), isolate=isolate
+        )
     counted = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     asked: Any = SimpleNamespace(isolate_documents=isolate, activation_checkpointing=False)
     said = activations(size_of(as_written(model.config)), asked, 2, 128, dtype.itemsize)

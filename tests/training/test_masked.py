@@ -43,7 +43,7 @@ def plain_torch(task: Train) -> list[float]:
         samples = range(step * task.global_batch, (step + 1) * task.global_batch)
         batch = masked.prepare(mixture.batch(samples), samples, task.seed)
         nll, count = torch.zeros(()), int((batch.labels != IGNORED).sum())
-        for ids, positions, labels in zip(*batch, strict=True):
+        for ids, positions, labels in zip(*batch[:3], strict=True):
             starts = [*(positions == 0).nonzero().flatten().tolist(), len(ids)]
             for start, stop in pairwise(starts):
                 logits = model(input_ids=ids[None, start:stop]).logits[0]

@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity
 
 from clpds.errors import UserError
 from clpds.transfer.focus import focus, sparsemax
-from clpds.vocabulary.token_vectors import MIN_COUNT, token_vectors
+from clpds.vocabulary.token_vectors import FOCUS, token_vectors
 from tests.tiny import text, tiny_tokenizer
 from tests.transfer.test_clp import gauss, shared
 
@@ -61,20 +61,20 @@ def test_tokens_without_a_vector_are_drawn_from_the_source_and_differ() -> None:
 
 def test_vectors_are_those_of_tokens_that_occur_often_enough() -> None:
     tokenizer = tiny_tokenizer("byte_bpe", "de")
-    vectors = token_vectors(text("de"), tokenizer, seed=0)
+    vectors = token_vectors(text("de"), tokenizer, FOCUS, seed=0)
     counts = torch.zeros(len(vectors))
     for chapter in text("de"):
         for id_ in tokenizer.encode(chapter, add_special_tokens=False):
             counts[id_] += 1
-    assert torch.equal((vectors != 0).any(dim=1), counts >= MIN_COUNT)
+    assert torch.equal((vectors != 0).any(dim=1), counts >= FOCUS.min_count)
     assert vectors.isfinite().all()
 
 
 SCRIPT = """
 import sys, torch
-from clpds.vocabulary.token_vectors import token_vectors
+from clpds.vocabulary.token_vectors import FOCUS, token_vectors
 from tests.tiny import text, tiny_tokenizer
-torch.save(token_vectors(text("de", 10), tiny_tokenizer("byte_bpe", "de"), seed=0), sys.argv[1])
+torch.save(token_vectors(text("de", 10), tiny_tokenizer("byte_bpe", "de"), FOCUS, seed=0), sys.argv[1])
 """
 
 
@@ -87,4 +87,4 @@ def test_the_vectors_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
 
 def test_too_little_text_is_said() -> None:
     with pytest.raises(UserError, match="no token occurs 10 times in the text; pass more of it to --text"):
-        token_vectors(["Im Anfang"], tiny_tokenizer("byte_bpe", "de"), seed=0)
+        token_vectors(["Im Anfang"], tiny_tokenizer("byte_bpe", "de"), FOCUS, seed=0)
