@@ -256,7 +256,7 @@ def test_without_a_dictionary_the_shape_of_the_spaces_aligns_them(
     step: Init, real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From real vectors to the same, rotated: found. To vectors of nothing: a warning, and the model is written."""
-    monkeypatch.setattr(adversarial, "FREQUENT", 300)
+    monkeypatch.setattr(adversarial, "FREQUENT", 250)
     monkeypatch.setattr(adversarial, "STEPS", 5)
     english = read_static(real / "en")
     for name, target in (
@@ -273,6 +273,7 @@ def test_without_a_dictionary_the_shape_of_the_spaces_aligns_them(
                 dictionary=None,
                 tokenizer=step.source,
                 target_embeddings=tmp_path / f"{name}.vec",
+                max_words=400,
                 out=tmp_path / name,
             )
         )
