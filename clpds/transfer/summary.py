@@ -16,7 +16,7 @@ from clpds.transfer.condition import Condition
 from clpds.transfer.growth.step import Grown
 from clpds.transfer.vocabulary_swap import Role
 from clpds.vocabulary.adversarial import Unsupervised
-from clpds.vocabulary.alignment import Alignment
+from clpds.vocabulary.alignment import FEW, Alignment
 from clpds.vocabulary.overlap import Overlap, coverage
 
 GOING_ON = """## Going on
@@ -40,7 +40,6 @@ MODEL is this folder, and `recipe.yaml` is
 TRILAYER = """A TRILayer stands before the middle block, a copy of it; the embeddings of the two languages
 {head} drawn at random. transformers opens the model once `clpds.models` is imported."""
 DOUBT = 2  # standard errors that a weighting must be better than the mean row
-FEW = 0.1  # share of a dictionary's pairs: neighbouring languages have their names in common
 SAME = 0.5  # share of matches that two runs of an alignment without a dictionary share; unrelated spaces have less
 CHANCE = 0.01  # precision of a dictionary below which an alignment is taken for none
 NAMES: dict[Role, str] = {"input": "embedding", "output": "head"}
@@ -102,7 +101,7 @@ def show_alignment(alignment: Alignment, pairs: int) -> None:
     if alignment.pairs < FEW * pairs:
         sys.stderr.write(
             f"clpds init: warning: only {alignment.pairs:,} of {pairs:,} pairs of the dictionary are in both "
-            "embeddings, perhaps names; is it of these two languages?\n"
+            "embeddings; is it of these two languages?\n"
         )
     elif alignment.precision_csls < CHANCE:
         sys.stderr.write(

@@ -21,6 +21,8 @@ from clpds.vocabulary.static import StaticEmbeddings, require_same_dimension
 CSLS_NEIGHBOURS = 10
 BLOCK = 2**24  # similarities held at once: 64 MB in float32
 FEWEST = 20  # pairs in both embeddings, below which the dictionary is taken for a mistake
+FEW = 0.1  # share of the pairs in both embeddings, below which the dictionary may be of other languages,
+ALIKE = 0.4  # and is, where more than this share of those pairs are the same word twice, as names are
 HELD_OUT = 1500  # source words, MUSE's number; a tenth of the dictionary's at most
 SEARCHED = 20_000  # words of each language among which a translation is looked for
 REFINED = 15_000  # words of each language that an induced dictionary is made of, MUSE's number
@@ -59,7 +61,7 @@ def align(
 
     The precision is that of a rotation from nine tenths of the dictionary's source words, the rest, chosen by
     ``seed``, being looked up; the result is fitted on all. Raises UserError where the dimensions differ, and
-    where so few pairs are in both embeddings that the dictionary must be of other languages.
+    where so few pairs are in both embeddings, or so few but names, that the dictionary must be of other languages.
     """
     require_same_dimension(source, target)
     found = _known(source, target, dictionary, name)
@@ -135,7 +137,7 @@ def _known(
     As the published package does it: as written, in lower case and in title case, on both sides. A word
     written in lower case is there twice, which gives it weight over its title case.
     """
-    found = []
+    found, alike = [], 0
     for source_word, target_word in dictionary:
         ids = [
             (source.index[a], target.index[b])
@@ -145,10 +147,11 @@ def _known(
         ]
         if ids:
             found.append(ids)
-    if len(found) < FEWEST:
+            alike += source_word.casefold() == target_word.casefold()
+    if len(found) < FEWEST or (len(found) < FEW * len(dictionary) and alike > ALIKE * len(found)):
         raise UserError(
-            f"only {len(found):,} of {len(dictionary):,} pairs of {name} are in both {source.name} and {target.name}; "
-            "is it a dictionary of these two languages, in this order?"
+            f"only {len(found):,} of {len(dictionary):,} pairs of {name} are in both {source.name} and {target.name}, "
+            f"{alike:,} of them the same word twice; is it a dictionary of these two languages, in this order?"
         )
     return found
 

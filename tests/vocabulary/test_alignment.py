@@ -110,6 +110,18 @@ def test_a_dictionary_of_other_languages_is_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_dictionary_that_shares_but_names_is_one_line_and_a_large_one_is_used() -> None:
+    """Names are the same word in both; a dictionary of many more words than the embeddings has translations too."""
+    x = gauss(300, 8, seed=1)
+    names, unknown = [f"name{n}" for n in range(30)], [(f"x{n}", f"mot{n}") for n in range(5000)]
+    source = static(x, names + [f"s{n}" for n in range(270)])
+    target = static(x, names + [f"t{n}" for n in range(270)])
+    same = [(name.title(), name) for name in names]
+    with pytest.raises(UserError, match=r"only 50 of 5,050 pairs of d\.txt are in both .*, 30 of them the same word"):
+        align(source, target, same + [(f"s{n}", f"t{n}") for n in range(20)] + unknown, name="d.txt")
+    assert align(source, target, same + [(f"s{n}", f"t{n}") for n in range(60)] + unknown, name="d.txt").pairs == 90
+
+
 def test_other_dimensions_cannot_be_aligned() -> None:
     source, _, _ = planted(d=16)
     _, target, _ = planted(d=8)
