@@ -88,10 +88,12 @@ def write_task(language: str, folder: Path) -> None:
 
 
 def main() -> None:
-    """Write chapters of the languages named after the folder on the command line; with none, the demo's inputs."""
+    """Write chapters and task of the languages named after the folder; with none named, the demo's inputs."""
     folder, languages = Path(sys.argv[1]), sys.argv[2:]
     for language in languages or ["de"]:
         write_chapters(language, folder)
+    for language in languages:
+        write_task(language, folder)
     if not languages:
         model = folder / "SmolLM2-135M-Instruct.Q4_1.gguf"
         model.unlink(missing_ok=True)
