@@ -63,6 +63,7 @@ INIT = {
     "take": numbers,
     "embeddings": paths,
     "trilayer": st.booleans(),
+    "adversarial": st.booleans(),
     "lower": paths,
 }
 
