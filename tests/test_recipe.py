@@ -63,6 +63,7 @@ INIT = {
     "take": numbers,
     "embeddings": paths,
     "trilayer": st.booleans(),
+    "adversarial": st.booleans(),
     "lower": paths,
 }
 
@@ -208,6 +209,7 @@ def test_a_mistake_is_one_line_with_file_and_key(addition: str, message: str, tm
         ("micro_batch: 1", "micro_batch: 3", "'de': global_batch 2 is no multiple of micro_batch 3"),
         ("micro_batch: 1", "micro_batch: 0", "'de.micro_batch': Input should be greater than 0 (got 0)"),
         ("{bible: {path: x}}", "{}", "'de.data': Dictionary should have at least 1 item"),
+        ("{path: x}", "{path: x, language: source}", "'de': objective causal does not use a corpus's language"),
         ("{path: x}", "{path: x, wieght: 1}", "unknown key 'de.data.bible.wieght'; did you mean 'weight'?"),
         ("    model: m\n", "", "key 'de.model' is missing"),
         (TRAIN, "", "expected a mapping 'steps' of step names to steps"),

@@ -87,13 +87,27 @@ def write_task(language: str, folder: Path) -> None:
                     file.write(json.dumps({"text": verse, "label": label}, ensure_ascii=False) + "\n")
 
 
+def write_verses(first: str, second: str, folder: Path) -> None:
+    """``FIRST-SECOND.train.txt``: a verse of each language a line, a tab between; held-out chapters are left out."""
+    others = chapters(second)
+    with (folder / f"{first}-{second}.train.txt").open("w", encoding="utf-8") as file:
+        for chapter, verses in chapters(first).items():
+            if not held_out(chapter) and len(verses) == len(others.get(chapter, [])):
+                file.writelines(f"{one}\t{other}\n" for one, other in zip(verses, others[chapter], strict=True))
+
+
 def main() -> None:
-    """Write chapters and task of the languages named after the folder; with none named, the demo's inputs."""
+    """Write chapters and task of the languages named after the folder, and the first's verses beside each other's.
+
+    With none named, the demo's inputs.
+    """
     folder, languages = Path(sys.argv[1]), sys.argv[2:]
     for language in languages or ["de"]:
         write_chapters(language, folder)
     for language in languages:
         write_task(language, folder)
+    for language in languages[1:]:
+        write_verses(languages[0], language, folder)
     if not languages:
         model = folder / "SmolLM2-135M-Instruct.Q4_1.gguf"
         model.unlink(missing_ok=True)

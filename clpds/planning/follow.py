@@ -12,7 +12,7 @@ from typing import Any
 from clpds import provenance
 from clpds.errors import UserError
 from clpds.planning.gguf_header import gguf_config
-from clpds.recipe import Convert, Data, Init, Recipe, Step, Tokenizer, Train
+from clpds.recipe import Convert, Data, Init, Pairs, Recipe, Step, Tokenizer, Train
 from clpds.resources import find
 
 
@@ -31,9 +31,13 @@ def model_config(recipe: Recipe, model: Path) -> dict[str, Any]:
     if model.suffix == ".gguf" and model.is_file():
         return gguf_config(model)
     match _maker(recipe, model):
+        case Init(method="merge") as step:
+            return model_config(recipe, step.source)
         case Init() as step:
-            rows = _target_vocabulary(recipe, step)
-            return model_config(recipe, step.source) | {"vocab_size": -(-rows // step.pad_to) * step.pad_to}
+            rows, config = _target_vocabulary(recipe, step), model_config(recipe, step.source)
+            if step.makes_trilayer:
+                config |= {"model_type": f"trelm-{config['model_type']}", "architectures": None}
+            return config | {"vocab_size": -(-rows // step.pad_to) * step.pad_to}
         case Convert() as step:
             return model_config(recipe, step.model) | ({"dtype": step.dtype} if step.dtype else {})
         case Train() as step:
@@ -57,6 +61,8 @@ def vocabulary(recipe: Recipe, folder: Path) -> int:
     match _maker(recipe, folder):
         case Tokenizer() as step:
             return step.vocab_size
+        case Init(method="merge") as step:
+            return vocabulary(recipe, step.source)
         case Init() as step:
             return _target_vocabulary(recipe, step)
         case Convert() as step:
@@ -75,7 +81,7 @@ def data_vocabulary(recipe: Recipe, stage: Train) -> int:
     if (folder / "tokenizer" / "tokenizer.json").is_file():
         return _rows(folder / "tokenizer" / "tokenizer.json")
     step = _maker(recipe, folder)
-    if not isinstance(step, Data):
+    if not isinstance(step, Data | Pairs):
         raise UserError(f"{folder} is no data folder and no step of {recipe.path} makes it; write it with `clpds data`")
     return vocabulary(recipe, step.tokenizer)
 
@@ -84,10 +90,10 @@ def sequence_length(recipe: Recipe, stage: Train) -> int:
     """Tokens in a block of the stage's data."""
     folder = next(iter(stage.data.values())).path
     record = provenance.read(folder) if folder.is_dir() else None
-    if record and record.get("verb") == "data":
+    if record and record.get("verb") in ("data", "pairs"):
         return int(record["parameters"]["sequence_length"])
     step = _maker(recipe, folder)
-    if not isinstance(step, Data):
+    if not isinstance(step, Data | Pairs):
         raise UserError(f"{folder} is no data folder and no step of {recipe.path} makes it; write it with `clpds data`")
     return step.sequence_length
 

@@ -126,3 +126,7 @@ class Train(Checked):
             if self.objective not in objectives and getattr(self, option) != getattr(Train, option):
                 names = ", ".join(objectives)
                 raise ValueError(f"objective {self.objective} does not use {option}, which is for {names}")
+        if self.objective in ("causal", "cdlm") and any(corpus.language == "source" for corpus in self.data.values()):
+            raise ValueError(
+                f"objective {self.objective} does not use a corpus's language, which is for encoders' text"
+            )

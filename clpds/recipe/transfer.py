@@ -58,6 +58,7 @@ USED_BY: dict[str, tuple[InitMethod, ...]] = {
     "new_layers": ("minimodel",),
     "new_from": ("minimodel",),
     "embeddings": ("plug",),
+    "adversarial": ("trelm",),
     "lower": ("merge",),
     **dict.fromkeys(("helper", "tokenizer", "extend", "pad_to", "trilayer", "keep_head"), get_args(RowsMethod)),
 }
@@ -122,6 +123,8 @@ class Init(Checked):
     """Where these come from (minimodel): drawn, with the head's transform; the source's above the cut; its last."""
     embeddings: MaybePath = None
     """The adapted model whose embeddings and tokenizer to plug into the source (plug)."""
+    adversarial: bool = False
+    """Align static vectors and source rows by their shapes alone, as the paper does, not by shared tokens (trelm)."""
     trilayer: bool = False
     """Put a TRILayer before the middle block of a BERT or RoBERTa source, whatever the method; trelm always does."""
     keep_head: bool = False

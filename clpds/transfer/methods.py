@@ -4,8 +4,9 @@ To add one that suits any model: its name in ``VocabularyMethod`` of ``recipe/tr
 options in ``NEEDS`` and ``USED_BY`` there, and a line in ``METHODS`` below.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from clpds.transfer.clp import Variant, clp
 from clpds.transfer.focus import focus
 from clpds.transfer.models import Models
 from clpds.transfer.omp import omp
-from clpds.transfer.trelm import aligned_rows
+from clpds.transfer.trelm import aligned_rows, by_shape, by_shared_tokens
 from clpds.transfer.vocabulary_swap import Rows
 from clpds.transfer.wechsel import find_neighbours, wechsel
 from clpds.vocabulary.adversarial import REFINEMENTS, Unsupervised, align_adversarially
@@ -156,7 +157,8 @@ def _alignment(step: Init, source: StaticEmbeddings, target: StaticEmbeddings) -
         require_same_dimension(source, target)
         rounds = max(step.refinements, REFINEMENTS)
         found = align_adversarially(source.matrix, target.matrix, seed=step.seed, refinements=rounds)
-        summary.show_unsupervised(found)
+        instead = "give --dictionary (clpds dictionary makes one of parallel text), or embeddings of more text"
+        summary.show_unsupervised(found, instead)
         return found
     pairs = read_dictionary(step.dictionary)
     fitted = align(source, target, pairs, name=step.dictionary, refinements=step.refinements, seed=step.seed)
@@ -166,11 +168,24 @@ def _alignment(step: Init, source: StaticEmbeddings, target: StaticEmbeddings) -
 
 def _trelm(step: Init, models: Models) -> Found:
     """Static vectors of the source's width for all tokens, aligned with the source's rows."""
-    from clpds.vocabulary.token_vectors import token_vectors, trelm  # gensim, which no other method waits for
+    from clpds.vocabulary.token_vectors import (
+        token_counts,
+        token_vectors,
+        trelm,
+    )  # gensim, which no other method waits for
 
     width = models.matrix("input", models.rows["input"]).shape[1]
-    texts = stream_documents(step.text, text_key=step.text_key)
-    vectors = token_vectors(texts, models.target_tokenizer, trelm(width), step.seed)
+
+    def texts() -> Iterator[str]:
+        return stream_documents(step.text, text_key=step.text_key)
+
+    vectors = token_vectors(texts(), models.target_tokenizer, trelm(width), step.seed)
+    if step.adversarial:
+        frequencies = token_counts(texts(), models.target_tokenizer), token_counts(texts(), models.source_tokenizer)
+        instead = "leave out --adversarial, or pass more text"
+        rotation = by_shape(vectors, frequencies, step.seed, partial(summary.show_unsupervised, instead=instead))
+    else:
+        rotation = by_shared_tokens(models.shared, vectors)
     special = match_special(models.source_tokenizer, models.target_tokenizer)
     used = torch.cat([models.shared.target, models.shared.missing])
     copied = torch.isin(used, torch.tensor(list(special), dtype=torch.long))
@@ -178,7 +193,7 @@ def _trelm(step: Init, models: Models) -> Found:
     counts = {"aligned": int(placed.sum()), "copied": int(copied.sum()), "drawn": int((~placed & ~copied).sum())}
     summary.show_origins(counts)
     how = f"TreLM (Li et al. 2021, arXiv 2107.12627): {summary.origins(counts)}"
-    return Found(aligned_rows(models.shared, special, vectors, step.seed), how, {"rows": counts})
+    return Found(aligned_rows(models.shared, special, vectors, rotation, step.seed), how, {"rows": counts})
 
 
 BY_OVERLAP: tuple[VocabularyMethod, ...] = ("clp", "focus", "omp")  # make a new row of shared tokens' rows

@@ -110,7 +110,7 @@ def show_alignment(alignment: Alignment, pairs: int) -> None:
         )
 
 
-def show_unsupervised(found: Unsupervised) -> None:
+def show_unsupervised(found: Unsupervised, instead: str) -> None:
     """How the spaces were aligned without a dictionary, and a warning on stderr where chance seems to have done it."""
     how = "training against an adversary and induction" if found.trained else "induction"
     _line(
@@ -119,8 +119,7 @@ def show_unsupervised(found: Unsupervised) -> None:
     )
     if found.agreement < SAME:
         sys.stderr.write(
-            "clpds init: warning: the alignment seems to have failed, for its runs end in different maps; give "
-            "--dictionary (clpds dictionary makes one of parallel text), or embeddings of more text\n"
+            f"clpds init: warning: the alignment seems to have failed, for its runs end in different maps; {instead}\n"
         )
 
 

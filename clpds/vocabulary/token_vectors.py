@@ -75,6 +75,15 @@ def token_vectors(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, sett
     return vectors
 
 
+def token_counts(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """How often each id stands in ``texts`` cut by ``tokenizer``: (V,) int64."""
+    counts = torch.zeros(rows_needed(tokenizer), dtype=torch.int64)
+    for text in texts:
+        ids = torch.tensor(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids, dtype=torch.int64)
+        counts.index_add_(0, ids, torch.ones_like(ids))
+    return counts
+
+
 class _Epochs(CallbackAny2Vec):  # type: ignore[misc]  # gensim has no types
     """gensim's way to be told that an epoch is over."""
 

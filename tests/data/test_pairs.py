@@ -12,7 +12,7 @@ from clpds import provenance
 from clpds.data.blocks import IGNORED, open_blocks
 from clpds.data.pairs import open_pairs
 from clpds.data.prepare_pairs import prepare_pairs
-from clpds.data.samples import chapters
+from clpds.data.samples import chapters, held_out, write_verses
 from clpds.errors import UserError
 from clpds.inspection.show import describe
 from clpds.recipe import Pairs
@@ -44,6 +44,15 @@ def step(inputs: Path, tmp_path: Path) -> Pairs:
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_verses_beside_each_other_are_those_of_the_same_chapter_and_not_held_out(tmp_path: Path) -> None:
+    write_verses("en", "de", tmp_path)
+    lines = [line.split("\t") for line in (tmp_path / "en-de.train.txt").read_text().splitlines()]
+    english, german = chapters("en"), chapters("de")
+    kept = [key for key in english if not held_out(key) and len(english[key]) == len(german[key])]
+    assert len(kept) > 0.9 * len(english)
+    assert lines == [[e, g] for key in kept for e, g in zip(english[key], german[key], strict=True)]
 
 
 def test_every_pair_that_fits_is_there_once_framed_and_linked(step: Pairs, inputs: Path) -> None:

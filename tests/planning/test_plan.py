@@ -60,6 +60,32 @@ def test_what_no_step_has_made_yet_is_followed_to_what_is_there(project: Path) -
     assert sequence_length(recipe, train) == 64
 
 
+def test_stages_of_a_trilayer_model_are_counted_with_it(project: Path) -> None:
+    (project / "recipe.yaml").write_text(
+        """
+steps:
+  joint: {verb: tokenizer, input: [x.txt], kind: wordpiece, vocab_size: 700, out: joint}
+  initial: {verb: init, method: trelm, source: bert, tokenizer: joint, text: [x.txt], out: initial}
+  pairs: {verb: pairs, parallel: [x.txt, y.txt], tokenizer: joint, sequence_length: 48, out: pairs}
+  above: {verb: train, model: initial, objective: cdlm, data: {p: {path: pairs}}, steps: 3, micro_batch: 2,
+          global_batch: 8, out: above}
+  merged: {verb: init, method: merge, source: above, lower: above, out: merged}
+  last: {verb: train, model: merged, objective: cdlm, data: {p: {path: pairs}}, steps: 3, micro_batch: 2,
+         global_batch: 8, out: last}
+"""
+    )
+    source = tiny_model("bert", 600, num_hidden_layers=4)
+    save_model(project / "bert", source)
+    recipe = load_recipe(project / "recipe.yaml")
+    block = sum(parameter.numel() for parameter in source.bert.encoder.layer[0].parameters())
+    for name in ("above", "last"):
+        stage = recipe.steps[name]
+        assert isinstance(stage, Train)
+        assert sequence_length(recipe, stage) == 48
+        size = size_of(stage_config(recipe, stage))
+        assert size.parameters == source.num_parameters() + block + 2 * 32 + 100 * 33
+
+
 def test_what_is_there_goes_before_what_the_recipe_says(project: Path) -> None:
     tokenizer = tiny_tokenizer("byte_bpe", vocab_size=550)
     tokenizer.save_pretrained(project / "tokenizer")

@@ -16,11 +16,12 @@ from clpds.inspection.show import describe
 from clpds.models.trelm import TrelmBertForMaskedLM
 from clpds.recipe import Init, checked
 from clpds.transfer.init import init
-from clpds.transfer.trelm import aligned_rows
+from clpds.transfer.trelm import aligned_rows, by_shape, by_shared_tokens
 from clpds.transfer.trilayer import insert_trilayer, merge
+from clpds.vocabulary.adversarial import Unsupervised
 from clpds.vocabulary.overlap import overlap
 from clpds.vocabulary.roles import match_special
-from clpds.vocabulary.token_vectors import token_vectors, trelm
+from clpds.vocabulary.token_vectors import token_counts, token_vectors, trelm
 from tests.tiny import save_model, text, tiny_model, tiny_tokenizer
 from tests.transfer.test_clp import gauss, shared
 
@@ -115,7 +116,7 @@ def test_rows_are_static_vectors_turned_into_the_sources_space() -> None:
     X[found.target] = S[found.source, :24] @ R.T
     X[found.missing[0]] = 0  # in no text
     special = {int(found.target[3]): 7}
-    new = aligned_rows(found, special, X, seed=0)(S, "input")
+    new = aligned_rows(found, special, X, by_shared_tokens(found, X), seed=0)(S, "input")
     for id_ in found.missing[1:].tolist():
         torch.testing.assert_close(new[id_, :24], X[id_] @ R, atol=1e-4, rtol=1e-4)
     for target, source in zip(found.target.tolist(), found.source.tolist(), strict=True):
@@ -125,7 +126,7 @@ def test_rows_are_static_vectors_turned_into_the_sources_space() -> None:
     assert 0.3 < new[found.missing[0], :24].std() < 3
     X[found.target[10:]] = 0
     with pytest.raises(UserError, match="only 10 tokens of the text are tokens of the source too"):
-        aligned_rows(found, special, X, seed=0)
+        by_shared_tokens(found, X)
 
 
 def test_trelm_gives_every_token_of_the_text_an_aligned_row(sources: Path, tmp_path: Path) -> None:
@@ -138,12 +139,39 @@ def test_trelm_gives_every_token_of_the_text_an_aligned_row(sources: Path, tmp_p
     source = tensors(sources / "bert")
     old = torch.cat([source["bert.embeddings.word_embeddings.weight"], source["cls.predictions.bias"][:, None]], dim=1)
     special = match_special(english, joint)
-    expected = aligned_rows(overlap(english, joint), special, vectors, seed=0)(old, "input")[:, :-1]
+    shared = overlap(english, joint)
+    rotation = by_shared_tokens(shared, vectors)
+    expected = aligned_rows(shared, special, vectors, rotation, seed=0)(old, "input")[:, :-1]
     new = tensors(step.out)
     assert torch.equal(new["bert.embeddings.word_embeddings.weight"], expected)
     assert torch.equal(expected[list(special)], old[list(special.values()), :-1])
     assert "bert.encoder.trilayer.output.dense.weight" in new
     assert "aligned" in (step.out / "README.md").read_text()
+
+
+def test_the_paper_aligns_without_a_pair_by_what_is_frequent() -> None:
+    """A planted rotation of the same cloud is found; rows of ids that are in no text, or rare, are no hindrance."""
+    cloud = gauss(900, 12, seed=1) * torch.linspace(0.3, 2, 12) + gauss(900, 12, seed=2).abs() ** 3
+    R = torch.linalg.qr(gauss(12, 12, seed=3)).Q
+    order = torch.randperm(900, generator=torch.Generator().manual_seed(4))
+    vectors = torch.cat([torch.zeros(7, 12), cloud @ R.T])
+    matrix = torch.cat([cloud[order], 50 * gauss(60, 12, seed=5)])
+    frequency = torch.arange(900, 0, -1)
+    counts = (
+        torch.cat([torch.zeros(7, dtype=torch.int64), frequency]),
+        torch.cat([frequency[order], torch.zeros(60).long()]),
+    )
+    told: list[Unsupervised] = []
+    W = by_shape(vectors, counts, 0, told.append)(matrix)
+    torch.testing.assert_close(W, R, atol=0.02, rtol=0)
+    assert told[0].agreement > 0.9
+
+
+def test_tokens_are_counted() -> None:
+    tokenizer = tiny_tokenizer("wordpiece", "de", 700)
+    counts = token_counts(["Gott und Gott", "und"], tokenizer)
+    assert counts.sum() == sum(len(tokenizer.tokenize(part)) for part in ("Gott und Gott", "und"))
+    assert counts[tokenizer.convert_tokens_to_ids("und")] == 2
 
 
 def test_merge_takes_a_half_of_each_and_the_mean_of_the_rest(tmp_path: Path) -> None:
