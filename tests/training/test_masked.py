@@ -61,8 +61,8 @@ def plain_torch(task: Train) -> list[float]:
 def test_equals_plain_torch_on_any_number_of_ranks(inputs: dict[str, Path], tmp_path: Path) -> None:
     task = stage(inputs, tmp_path / "two", objective="masked")
     expected = plain_torch(task)
-    for ranks, micro_batch in ((2, 2), (1, 8)):
-        other = replace(task, out=tmp_path / f"{ranks}", micro_batch=micro_batch)
+    for ranks, micro_batch, recompute in ((2, 2, False), (1, 8, True)):
+        other = replace(task, out=tmp_path / f"{ranks}", micro_batch=micro_batch, activation_checkpointing=recompute)
         assert curve(run_ranks(ranks, run_stage, other)[0]) == pytest.approx(expected, abs=2e-6)
 
 
@@ -89,6 +89,17 @@ def test_goes_on_bit_for_bit_with_dropout(tmp_path: Path) -> None:
     run_ranks(2, run_stage, again)
     assert curve(read_metrics(again.out)) == curve(read_metrics(task.out))
     assert curve(read_metrics(again.out), "tokens") == curve(read_metrics(task.out), "tokens")
+
+
+def test_frozen_parts_go_on_on_another_number_of_ranks(tmp_path: Path) -> None:
+    inputs = write_inputs(tmp_path, shape="bert", family="wordpiece", **CALM)
+    adapt = ("*word_embeddings*", "cls.predictions.bias")
+    task = stage(inputs, tmp_path / "run", objective="masked", trainable=adapt, saving=Saving(every=4))
+    run_ranks(2, run_stage, task)
+    shutil.copytree(task.out, tmp_path / "again")
+    shutil.rmtree(whole_checkpoints(tmp_path / "again")[-1])
+    run_ranks(1, run_stage, replace(task, out=tmp_path / "again"))
+    assert curve(read_metrics(tmp_path / "again")) == pytest.approx(curve(read_metrics(task.out)), abs=1e-5)
 
 
 def test_objectives_and_models_that_do_not_go_together(tmp_path: Path) -> None:
