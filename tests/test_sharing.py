@@ -148,9 +148,11 @@ def models(tmp_path: Path) -> dict[str, Any]:
 
 
 @needs_mpirun
-@pytest.mark.parametrize("growth", [{}, {"width": 64, "depth": 9}])
-def test_ranks_share_the_shards(growth: dict[str, Any], models: dict[str, Any], tmp_path: Path) -> None:
-    models |= growth
+@pytest.mark.parametrize(
+    "more", [{}, {"width": 64, "depth": 9}, {"method": "minimodel", "take": 6, "new_layers": 1, "helper": None}]
+)
+def test_ranks_share_the_shards(more: dict[str, Any], models: dict[str, Any], tmp_path: Path) -> None:
+    models |= more
     ranks, alone = tmp_path / "ranks", tmp_path / "alone"
     mpirun(tmp_path, "init", {**models, "out": ranks})
     init(recipe.Init(**models, out=alone))
