@@ -189,12 +189,12 @@ measurements.
 def remade_card(step: Init, how: str, grown: Grown | None) -> str:
     """README.md of a model that was cut, or had a head or an embedding exchanged; ``how`` is a sentence."""
     base = _name(step.source)
+    rest = grown.card() if grown else "Every other tensor is the source's, unchanged."
     return f"""{_front(base, "mini-model-adaptation")}
 # {base}: {step.method}
 
-{how} (mini-model adaptation, Marchisio et al. 2023, arXiv 2212.10503.)
-{f"{grown.card()}{chr(10)}" if grown else ""}
-Every other tensor is the source's, unchanged. `provenance.json` has the parameters and the hashes of the inputs.
+{how} The method is mini-model adaptation (Marchisio et al. 2023, arXiv 2212.10503).
+{rest} `provenance.json` has the parameters and the hashes of the inputs.
 
 {GOING_ON}"""
 
