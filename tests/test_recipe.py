@@ -55,6 +55,7 @@ INIT = {
     "ridge": amounts,
     "center": st.booleans(),
     "sparsity": numbers,
+    "uncentered": st.booleans(),
     "text": st.lists(paths, min_size=1).map(tuple),
     "pad_to": numbers,
     "source_embeddings": paths,

@@ -46,6 +46,7 @@ USED_BY: dict[str, tuple[InitMethod, ...]] = {
     "ridge": ("clp",),
     "center": ("clp",),
     "sparsity": ("omp",),
+    "uncentered": ("omp",),
     "text": ("focus", "trelm"),
     "text_key": ("focus", "trelm"),
     "source_embeddings": ("wechsel",),
@@ -96,6 +97,8 @@ class Init(Checked):
     """Subtract the mean helper row before similarities are taken (clp)."""
     sparsity: MaybeCount = None
     """Shared tokens that a new one is a combination of (omp); by held-out overlap rows unless told."""
+    uncentered: bool = False
+    """Do not take the shared tokens' mean off the rows first, as published (omp)."""
     text: tuple[Path, ...] = ()
     """Text to learn how tokens are used from, of the target language (focus) or of both (trelm): text, JSONL or
     Parquet files."""

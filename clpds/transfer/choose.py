@@ -105,18 +105,25 @@ def rank(
     return sorted(scores, key=lambda score: score.loss)
 
 
-def rank_sparsities(
-    shared: Overlap, source: Mapping[Role, Tensor], helper: Mapping[Role, Tensor], *, seed: int
-) -> dict[int, float]:
-    """The loss, as ``rank`` has it, of ``omp`` with each number of shared tokens; the best first."""
+def choose_sparsity(
+    shared: Overlap, source: Mapping[Role, Tensor], helper: Mapping[Role, Tensor], *, centered: bool, seed: int
+) -> tuple[int, dict[int, float]]:
+    """How many shared tokens ``omp`` is to combine, and the loss, as ``rank`` has it, of every number tried.
+
+    The fewest that are no worse than the best by more than the standard error of the difference: the hidden tokens
+    are few, and many shared ones reproduce what is noise in the helper.
+    """
     hidden, seen = _hide(shared, seed)
-    losses = torch.zeros(len(SPARSITIES))
+    losses = torch.zeros(len(SPARSITIES), len(hidden))
     for role, matrix in source.items():
         s_o, truth = matrix[shared.source[seen]], matrix[shared.source[hidden]].float()
         h_o = helper[role][shared.target]
-        predicted = combinations(h_o[hidden], h_o[seen], s_o, SPARSITIES)
-        losses += torch.stack([_losses(rows, truth, s_o).mean() for rows in predicted]) / len(source)
-    return dict(sorted(zip(SPARSITIES, losses.tolist(), strict=True), key=lambda pair: pair[1]))
+        predicted = combinations(h_o[hidden], h_o[seen], s_o, SPARSITIES, centered=centered)
+        losses += torch.stack([_losses(rows, truth, s_o) for rows in predicted]) / len(source)
+    more = losses - losses[losses.mean(dim=1).argmin()]
+    error = more.std(dim=1, correction=0) / len(hidden) ** 0.5
+    fewest = int((more.mean(dim=1) <= error).nonzero()[0])
+    return SPARSITIES[fewest], dict(zip(SPARSITIES, losses.mean(dim=1).tolist(), strict=True))
 
 
 def best(scores: Sequence[Score]) -> Score:

@@ -16,7 +16,7 @@ from clpds.errors import UserError
 from clpds.recipe import Init, InitMethod, VocabularyMethod
 from clpds.transfer import summary
 from clpds.transfer.baselines import mean_rows, overlap_rows, random_rows, segment, subpiece_rows
-from clpds.transfer.choose import Choice, best, grid, rank, rank_sparsities
+from clpds.transfer.choose import Choice, best, choose_sparsity, grid, rank
 from clpds.transfer.clp import Variant, clp
 from clpds.transfer.focus import focus
 from clpds.transfer.models import Models
@@ -92,13 +92,16 @@ def _focus(step: Init, models: Models) -> Found:
 
 
 def _omp(step: Init, models: Models) -> Found:
-    """With the number of shared tokens asked for, or else the one that predicts hidden ones best."""
-    helper = models.helper_matrices()
-    source = {role: models.matrix(role, rows) for role, rows in models.rows.items()}
-    losses = {} if step.sparsity else rank_sparsities(models.shared, source, helper, seed=step.seed)
-    sparsity = step.sparsity or next(iter(losses))
-    how = f"orthogonal matching pursuit (arXiv 2506.06607), {sparsity} shared tokens for each new one"
-    return Found(omp(models.shared, helper, sparsity), how, {"sparsity": sparsity, "losses": losses})
+    """With the number of shared tokens asked for, or else one that predicts hidden ones well."""
+    helper, centered = models.helper_matrices(), not step.uncentered
+    sparsity, losses = step.sparsity, dict[int, float]()
+    if sparsity is None:
+        source = {role: models.matrix(role, rows) for role, rows in models.rows.items()}
+        sparsity, losses = choose_sparsity(models.shared, source, helper, centered=centered, seed=step.seed)
+    kind = "" if centered else ", as published,"
+    how = f"orthogonal matching pursuit (arXiv 2506.06607){kind} of {sparsity} shared tokens for each new one"
+    rows = omp(models.shared, helper, sparsity, centered=centered)
+    return Found(rows, how, {"sparsity": sparsity, "losses": losses})
 
 
 def _random(step: Init, models: Models) -> Found:

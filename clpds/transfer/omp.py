@@ -1,7 +1,7 @@
 """Orthogonal matching pursuit: a missing token as a sparse combination of shared ones.
 
 Goddard & Fernandes Neto 2025, *Training-Free Tokenizer Transplantation via Orthogonal Matching Pursuit*,
-arXiv 2506.06607. ``docs/methods/omp.md`` has the maths.
+arXiv 2506.06607. ``docs/methods/omp.md`` has the maths, and why the rows are centred here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,30 +18,37 @@ from clpds.vocabulary.overlap import Overlap
 NOTHING = 1e-5  # relative length below which float32 has no digits left
 
 
-def omp(shared: Overlap, helper: Mapping[Role, Tensor], sparsity: int) -> Rows:
+def omp(shared: Overlap, helper: Mapping[Role, Tensor], sparsity: int, *, centered: bool = True) -> Rows:
     """The overlap's rows copied, each missing one k source rows of the overlap with the helper's coefficients.
 
-    h_t ~ sum_i x_i h_{o_i} with k = ``sparsity`` shared tokens o_i, then e_t = sum_i x_i s_{o_i}.
-    ``helper`` has the helper's matrix for each role, (V_h, p).
+    h_t ~ sum_i x_i h_{o_i} with k = ``sparsity`` shared tokens o_i, then e_t = sum_i x_i s_{o_i}; ``centered`` means
+    that all rows are taken less the overlap's mean, which is added to e_t in the end. ``helper`` has the helper's
+    matrix for each role, (V_h, p).
     """
 
     def rows(source: Tensor, role: Role) -> Tensor:
         h, s_o = helper[role], source[shared.source]
         new = torch.empty(shared.rows, source.shape[1], dtype=source.dtype)
         new[shared.target] = s_o
-        (made,) = combinations(h[shared.missing], h[shared.target], s_o, [sparsity])
+        (made,) = combinations(h[shared.missing], h[shared.target], s_o, [sparsity], centered=centered)
         new[shared.missing] = made.to(source.dtype)
         return new
 
     return rows
 
 
-def combinations(wanted: Tensor, atoms: Tensor, source: Tensor, sparsities: Sequence[int]) -> list[Tensor]:
+def combinations(
+    wanted: Tensor, atoms: Tensor, source: Tensor, sparsities: Sequence[int], *, centered: bool = True
+) -> list[Tensor]:
     """Rows like ``source`` (n, d) for ``wanted`` (m, p) by each number k of ``atoms`` (n, p): (m, d) float32 each.
 
     The search is greedy, so that one with the largest k has found those of all others.
     """
     wanted, atoms = wanted.float(), atoms.float()
+    mean = torch.zeros(source.shape[1])
+    if centered:
+        wanted, atoms = wanted - atoms.mean(dim=0), atoms - atoms.mean(dim=0)
+        mean = source.mean(dim=0, dtype=torch.float32)
     made = [torch.empty(len(wanted), source.shape[1]) for _ in sparsities]
     most = min(max(sparsities), *atoms.shape)
     with progress("matching pursuit (new tokens)", len(wanted)) as advance:
@@ -49,7 +56,7 @@ def combinations(wanted: Tensor, atoms: Tensor, source: Tensor, sparsities: Sequ
             chosen, used = pursue(wanted[part], atoms, most)
             for k, rows in zip(sparsities, made, strict=True):
                 x = coefficients(wanted[part], atoms[chosen[:, :k]], used[:, :k])
-                rows[part] = torch.einsum("mk,mkd->md", x, source[chosen[:, :k]].float())
+                rows[part] = mean + torch.einsum("mk,mkd->md", x, source[chosen[:, :k]].float() - mean)
             advance(len(chosen))
     return made
 

@@ -241,7 +241,7 @@ def test_the_overlap_is_copied_and_the_rest_is_new(method: Any, step: Init, mode
     if method == "focus":
         assert record["inputs"]["text 1"]["sha256"] == provenance.hash_file(german_text)
     if method == "omp":
-        assert record["sparsity"] == int(next(iter(record["losses"])))
+        assert str(record["sparsity"]) in record["losses"]
 
 
 @pytest.mark.parametrize("method", METHODS)
