@@ -15,7 +15,7 @@ from pydantic import Field
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from clpds import __version__, recipe
-from clpds.errors import UserError
+from clpds.errors import DEBUG, UserError, complain
 from clpds.recipe import Count, MaybeCount, MaybePath, MaybeText, NotNegative, VocabularyMethod
 
 Speed = Annotated[float, Field(gt=0)]
@@ -169,16 +169,24 @@ VERBS: dict[str, tuple[type[Any], str]] = {
 
 
 def main() -> None:
-    """Parse the command line, run the verb; bad input is one line on stderr and exit status 2."""
-    if sys.argv[1:] == ["--version"]:
+    """Parse the command line, run the verb; bad input is one line on stderr and exit status 2.
+
+    ``--debug``, anywhere, puts the traceback above that line.
+    """
+    words = [word for word in sys.argv[1:] if word != "--debug"]
+    if words == ["--version"]:
         sys.stdout.write(f"clpds {__version__}\n")
         return
+    if len(words) < len(sys.argv) - 1:
+        os.environ[DEBUG] = "1"
     # Looking for plugins of pydantic reads what every installed package says of itself: 15 ms.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     options = tyro.extras.subcommand_cli_from_dict(
         {verb: kind for verb, (kind, _) in VERBS.items()},
         prog="clpds",
-        description="Start a language model in a new language from one that exists.",
+        description="Start a language model in a new language from one that exists. "
+        "With --debug an error shows where it arose.",
+        args=words,
         config=(FlagCreatePairsOff,),
     )
     verb = next(verb for verb, (kind, _) in VERBS.items() if kind is type(options))
@@ -186,7 +194,7 @@ def main() -> None:
         recipe.checked(type(options), vars(options))
         room(verb)(options)
     except UserError as error:
-        sys.stderr.write(f"clpds {verb}: error: {error}\n")
+        complain(verb, error)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write(f"clpds {verb}: interrupted; the same command goes on or starts again\n")

@@ -1,4 +1,10 @@
-"""The one error that a user can do something about."""
+"""The one error that a user can do something about, and how it is said."""
+
+import os
+import sys
+import traceback
+
+DEBUG = "CLPDS_DEBUG"  # set by `clpds --debug`, also for the ranks that the command starts
 
 
 class UserError(Exception):
@@ -6,3 +12,11 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+def complain(verb: str, error: UserError) -> None:
+    """Write the error to stderr: one line, whatever names of files and tensors it quotes."""
+    if os.environ.get(DEBUG):
+        traceback.print_exception(error)
+    text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(error))
+    sys.stderr.write(f"clpds {verb}: error: {text}\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 import xxhash
 
 from clpds.errors import UserError
+from clpds.inside import require_inside
 from clpds.output import write_text
 
 FILE = "manifest.json"
@@ -41,8 +42,9 @@ def check_manifest(folder: Path, *, deep: bool) -> list[str]:
         }
     except FileNotFoundError:
         raise UserError(f"{folder} has no {FILE}: it was never completely written") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is no valid manifest ({type(error).__name__}: {error})") from error
+    require_inside(path, *files)
     problems = []
     for name, (size, digest) in files.items():
         file = folder / name

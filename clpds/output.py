@@ -27,6 +27,15 @@ def check_free(out: Path, *, overwrite: bool) -> None:
         raise UserError(f"{out} holds the current directory and will not be replaced; choose another folder")
 
 
+def check_file(out: Path) -> None:
+    """Raise UserError unless the file ``out`` can be written, its folder perhaps to be made, before any work for it."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if there == out.absolute() and there.is_dir():
+        raise UserError(f"{out} is a folder; choose another name for the file")
+    if there != out.absolute() and not there.is_dir():
+        raise UserError(f"{out} cannot be written: {there} is a file; choose another name")
+
+
 def check_disk(out: Path, need: int) -> None:
     """Raise UserError unless the disk that will hold ``out`` has ``need`` bytes free."""
     parent = next(p for p in out.absolute().parents if p.exists())

@@ -68,7 +68,7 @@ def read(folder: Path) -> dict[str, Any] | None:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(document, dict):
             raise ValueError("no mapping")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} is not readable JSON ({error}); make the folder again") from error
     return document
 

@@ -3,6 +3,7 @@
 import sys
 
 from rich.console import Console
+from rich.markup import escape
 
 from clpds.cli import Run, room
 from clpds.done import is_done
@@ -20,7 +21,7 @@ def run_recipe(options: Run) -> None:
     for number, (name, step) in enumerate(recipe.steps.items(), 1):
         if options.step not in (None, name):
             continue
-        label = f"[bold]\\[{number}/{len(recipe.steps)}] {name}[/bold] ({verb_of(step)})"
+        label = f"[bold]\\[{number}/{len(recipe.steps)}] {escape(name)}[/bold] ({verb_of(step)})"
         if isinstance(step, Train):
             console.print(label)
             _train(recipe, name, step, options)

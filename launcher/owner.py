@@ -41,8 +41,10 @@ def read_owner(run: Path) -> dict[str, Any]:
     try:
         text = (run / FILE).read_text(encoding="utf-8")
         document: dict[str, Any] = json.loads(text) if text.strip() else {}
+        if document and "job" not in document:
+            raise ValueError("it names no job")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{run / FILE} cannot be read ({error}); remove it if no job uses the folder") from error
     return document

@@ -6,13 +6,20 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from clpds.errors import UserError
 from clpds.resources import find
 from launcher.chain import Job
 from launcher.profile import Profile
 
 
 def render(job: Job, profile: Profile, *, recipe: Path, script: Path, folder: Path) -> str:
-    """The script of ``job``, to be written to ``script``; the job runs in ``folder`` and logs beside its script."""
+    """The script of ``job``, to be written to ``script``; the job runs in ``folder`` and logs beside its script.
+
+    Raises UserError for a path with a line break: it would end the comment that Slurm reads it from.
+    """
+    for path in (recipe, script, folder):
+        if not str(path).isprintable():
+            raise UserError(f"{str(path)!r} has a line break or another control character; rename it")
     return _template().render(
         job=job,
         recipe=recipe,

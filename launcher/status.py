@@ -4,7 +4,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,13 @@ def status(options: Status) -> None:
     if not owner and not (run / STAGE).is_file():
         raise UserError(f"{run} is no run: neither training nor clpds submit has written there")
     state = read_state(run)
+    with _read(run / METRICS):
+        progress = list(_progress(run, state))
     table = Table(show_header=False, box=None)
-    for what, value in [("state", _say_state(state)), *_progress(run, state), *_checkpoints(run), *_jobs(owner)]:
-        table.add_row(f"[bold]{what}[/bold]", value)
-    Console(highlight=False).print(table)
+    table.add_column(style="bold")
+    for what, value in [("state", _say_state(state)), *progress, *_checkpoints(run), *_jobs(owner)]:
+        table.add_row(what, value)
+    Console(highlight=False, markup=False).print(table)
 
 
 def _say_state(state: State | None) -> str:
@@ -85,7 +88,8 @@ def _jobs(owner: dict[str, Any]) -> Iterator[tuple[str, str]]:
         return
     jobs = {"train": str(owner["job"])}
     if owner.get("submission") and (file := Path(owner["submission"]) / JOBS).is_file():
-        jobs = json.loads(file.read_text(encoding="utf-8"))
+        with _read(file):
+            jobs = dict(json.loads(file.read_text(encoding="utf-8")))
     for name, job in jobs.items():
         try:
             yield f"job {job}", f"{name}: {job_state(job) or 'ended, no longer known to the queue'}"
@@ -96,7 +100,10 @@ def _jobs(owner: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _steps(run: Path) -> int | None:
     path = run / STAGE
-    return int(json.loads(path.read_text(encoding="utf-8"))["steps"]) if path.is_file() else None
+    if not path.is_file():
+        return None
+    with _read(path):
+        return int(json.loads(path.read_text(encoding="utf-8"))["steps"])
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:
@@ -105,6 +112,15 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
         return []
     # The last line may be half written just now.
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+
+
+@contextmanager
+def _read(path: Path) -> Iterator[None]:
+    """UserError that names a file that holds something else than the run has written there."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error!r}); was it changed by hand?") from error
 
 
 def _ago(moment: float) -> str:

@@ -120,6 +120,6 @@ def _show(jobs: list[Job], ids: dict[str, str], scripts: Path) -> None:
         table.add_row(ids[job.name], f"{job.name} ({job.verb}{many})", " ".join(ids[name] for name in job.after))
     console = Console()
     console.print(table)
-    console.print(f"Scripts and logs: {scripts}", highlight=False)
+    console.print(f"Scripts and logs: {scripts}", highlight=False, markup=False)
     for run in (job.run for job in jobs if job.run):
-        console.print(f"clpds status {run}", highlight=False)
+        console.print(f"clpds status {run}", highlight=False, markup=False)

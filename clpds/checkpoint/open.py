@@ -5,7 +5,7 @@ import pickle
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from clpds.checkpoint.lazy import Checkpoint, LazyTensor
 from clpds.checkpoint.names import fit, some
 from clpds.checkpoint.safetensors import read_safetensors
 from clpds.errors import UserError
+from clpds.inside import require_inside
 from clpds.progress import progress
 
 TOKENIZER_FILES = (
@@ -126,19 +127,28 @@ def _read_headers(folder: Path) -> dict[str, LazyTensor]:
             lost = [f"{name} in {file}" for name, file in weight_map.items() if name not in shards[file]]
             if lost:
                 raise UserError(f"{index} lists {some(lost)}, which is not there; download the model again")
-            return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
+            return _joined(folder, shards)
     raise UserError(f"{folder} has no weights (model.safetensors or pytorch_model.bin, or their index)")
+
+
+def _joined(folder: Path, shards: Mapping[str, dict[str, LazyTensor]]) -> dict[str, LazyTensor]:
+    """The tensors of all shards; UserError for one that two of them hold."""
+    homes: dict[str, str] = {}
+    for file, shard in shards.items():
+        for name in shard:
+            if homes.setdefault(name, file) != file:
+                raise UserError(f"{folder / file} and {homes[name]} hold one tensor, {name}; download the model again")
+    return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = sorted({str(file) for file in weight_map.values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{index} is no valid index ({_one_line(error)}); download it again") from error
+    require_inside(index, *files)
     for file in files:
-        if Path(file).name != file:
-            raise UserError(f"{index} names {file!r}, which lies outside its folder; do not trust this model")
         if not (index.parent / file).is_file():
             raise UserError(f"{index.parent / file} is missing, but {index.name} names it; download it again")
     return weight_map

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from math import prod
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +44,18 @@ def read_safetensors(file: Path) -> dict[str, LazyTensor]:
             size = file.stat().st_size - 8 - length
             if size < 0 or length > LONGEST_HEADER:
                 raise ValueError("no header")
-            header: dict[str, Any] = json.loads(stream.read(length))
+            header: dict[str, Any] = json.loads(stream.read(length), object_pairs_hook=partial(_once, file))
         header.pop("__metadata__", None)
         entries = {
-            name: (entry["dtype"], tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"]))
+            name: (entry["dtype"], tuple(map(index, entry["shape"])), *map(index, entry["data_offsets"]))
             for name, entry in header.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is truncated or damaged (its header cannot be read); download it again") from error
     tensors = {}
     end = 0
     for name, (kind, shape, start, stop) in sorted(entries.items(), key=lambda item: item[1][2:]):
-        if kind not in DTYPES:
+        if not isinstance(kind, str) or kind not in DTYPES:
             raise UserError(f"{file}: tensor {name} is of type {kind}, which is not supported")
         dtype = DTYPES[kind]
         if start != end or min(shape, default=0) < 0 or stop - start != prod(shape) * dtype.itemsize:
@@ -66,6 +67,16 @@ def read_safetensors(file: Path) -> dict[str, LazyTensor]:
     if end != size:
         raise UserError(f"{file} is truncated or damaged ({size} bytes of weights instead of {end}); download it again")
     return tensors
+
+
+def _once(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; UserError where a name stands twice, since readers would differ in which one they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{file}: its header names {twice} twice; do not trust this file")
+    return found
 
 
 def write_safetensors(file: Path, tensors: Mapping[str, LazyTensor]) -> Iterator[int]:

@@ -12,6 +12,7 @@ from clpds.checkpoint import Checkpoint, anatomy, open_checkpoint, write_checkpo
 from clpds.checkpoint.names import some
 from clpds.conversion.zero import is_zero, open_zero
 from clpds.errors import UserError
+from clpds.inside import require_inside
 from clpds.output import check_free
 from clpds.progress import progress
 from clpds.recipe import Convert
@@ -84,7 +85,8 @@ def _checkpoint_folder(path: Path) -> Path | None:
     latest = path / "latest"
     if latest.is_file():
         name = latest.read_text(encoding="utf-8").strip()
-        if Path(name).name != name or not (path / name).is_dir():
+        require_inside(latest, name)
+        if not (path / name).is_dir():
             raise UserError(f"{latest} names '{name}', which is no folder beside it; name a checkpoint yourself")
         return path / name
     return path if is_zero(path) or (path.is_dir() and _run(path) is not None) else None

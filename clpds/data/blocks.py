@@ -6,11 +6,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import datasets
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from clpds import provenance
+from clpds.data.read import load_saved
 from clpds.errors import UserError
 
 FORMAT = 1  # of a data folder; another number in its provenance.json is refused
@@ -125,7 +125,4 @@ def open_split(folder: Path, split: str, *, verb: str, written_as: int) -> tuple
     if not (folder / split).is_dir():
         there = ", ".join(name for name in ("train", "validation") if (folder / name).is_dir())
         raise UserError(f"{folder} has no split '{split}', only {there}; see --validation-fraction of `clpds {verb}`")
-    try:
-        return document, datasets.load_from_disk(str(folder / split))
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"{folder / split} is damaged ({' '.join(str(error).split())}); write it again") from error
+    return document, load_saved(folder / split)

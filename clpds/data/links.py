@@ -14,7 +14,7 @@ from clpds.vocabulary.words import Span
 
 Link = tuple[int, int]
 """Places of a source and of a target word, from 0."""
-_LINK = re.compile(r"(\d+)-(\d+)")
+_LINK = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")
 
 
 def read_links(path: Path) -> Iterator[list[Link]]:
@@ -27,7 +27,7 @@ def read_links(path: Path) -> Iterator[list[Link]]:
             links = [_LINK.fullmatch(text) for text in line.split()]
             if None in links:
                 wrong = line.split()[links.index(None)]
-                raise UserError(f"{path}, line {number}: '{wrong}' is no link such as 3-4")
+                raise UserError(f"{path}, line {number}: '{wrong[:40]}' is no link such as 3-4")
             yield [(int(link[1]), int(link[2])) for link in links if link]
 
 

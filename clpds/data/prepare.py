@@ -100,7 +100,12 @@ def _check(step: recipe.Data) -> PreTrainedTokenizerBase:
         raise UserError(f"workers {step.workers}: give 1 at least")
     for path in step.input:
         check_input(path)
-    return load_tokenizer(step.tokenizer)
+    tokenizer = load_tokenizer(step.tokenizer)
+    if not ends_of(tokenizer)[1]:
+        raise UserError(
+            f"{step.tokenizer} has no token that ends a text; name one as eos_token in its tokenizer_config.json"
+        )
+    return tokenizer
 
 
 def _is_laid_out(work: Path, plan: str) -> bool:

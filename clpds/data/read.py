@@ -21,10 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clpds.errors import UserError
+from clpds.inside import require_inside
 from clpds.progress import progress
 
 FILE = "documents.arrow"
 FEATURES = datasets.Features(text=datasets.Value("string"))
+LONGEST = 2**28  # characters of a document, in memory as a whole: what stops a small file that unpacks to terabytes
 BATCH_BYTES = 4 * 2**20  # of text in a record batch, which is also the unit of work of `clpds data`
 OPENERS: dict[str, Any] = {
     ".gz": gzip.open,
@@ -72,6 +74,7 @@ def stream_documents(inputs: Sequence[Path], *, text_key: str = "text", sample_b
     """The same documents one after the other, straight from the files: nothing is copied."""
     found = False
     for path in inputs:
+        check_input(path)
         with _blame(path):
             for text in _documents(path, text_key, sample_by):
                 if text and not text.isspace():
@@ -92,6 +95,17 @@ def check_input(path: Path) -> None:
         raise UserError(f"{path} holds the splits {splits}; name one of them, such as {path}/train")
     if path.is_dir() and not (path / "state.json").is_file():
         raise UserError(f"{path} was not saved by `datasets`; name the files in it instead")
+
+
+def load_saved(folder: Path) -> datasets.Dataset:
+    """The dataset that `datasets` saved in ``folder``, memory-mapped; UserError where it is damaged or lies elsewhere."""
+    state = folder / "state.json"
+    try:
+        files = [str(file["filename"]) for file in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
+        require_inside(state, *files)
+        return datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
+        raise UserError(f"{folder} is damaged ({' '.join(str(error).split())}); write it again") from error
 
 
 def input_bytes(inputs: Iterable[Path]) -> int:
@@ -141,35 +155,56 @@ def _batch(texts: list[bytes], schema: pa.Schema) -> pa.RecordBatch:
 
 def _documents(path: Path, text_key: str, sample_by: str) -> Iterator[str | None]:
     if path.is_dir():
-        dataset = datasets.load_from_disk(str(path))
+        dataset = load_saved(path)
         _require_key(path, text_key, dataset.column_names)
         arrow = dataset.select_columns([text_key]).with_format("arrow")
         for batch in arrow.iter(1000):
             yield from _strings(path, text_key, batch.column(0))
     elif _kind(path) == ".parquet":
         with _open(path) as stream:
-            parquet = pq.ParquetFile(pa.BufferReader(stream.read()) if path.suffix in OPENERS else path)
+            parquet = pq.ParquetFile(_unpacked(path, stream) if path.suffix in OPENERS else path)
             _require_key(path, text_key, parquet.schema_arrow.names)
             for batch in parquet.iter_batches(1000, columns=[text_key]):
                 yield from _strings(path, text_key, batch.column(0))
     elif _kind(path) == ".txt":
         with _open_text(path) as lines:
-            yield from _split_text(lines, sample_by)
+            yield from _split_text(path, lines, sample_by)
     else:
         with _open_text(path) as lines:
             yield from _json_texts(path, text_key, lines)
 
 
-def _split_text(lines: IO[str], sample_by: str) -> Iterator[str]:
+def _split_text(path: Path, lines: IO[str], sample_by: str) -> Iterator[str]:
     if sample_by == "line":
-        for line in lines:
+        for line in _lines(path, lines):
             yield line.rstrip("\n")
     elif sample_by == "paragraph":
-        for blank, paragraph in groupby(lines, str.isspace):
+        for blank, paragraph in groupby(_lines(path, lines), str.isspace):
             if not blank:
-                yield "".join(paragraph).rstrip("\n")
+                yield _joined(path, paragraph).rstrip("\n")
     else:
-        yield lines.read()
+        yield _joined(path, _lines(path, lines))
+
+
+def _lines(path: Path, stream: IO[str]) -> Iterator[str]:
+    """The lines of ``stream``; UserError at one that is too long to be a text's."""
+    while line := stream.readline(LONGEST + 1):
+        _require_short(path, len(line))
+        yield line
+
+
+def _joined(path: Path, lines: Iterable[str]) -> str:
+    parts, size = [], 0
+    for line in lines:
+        parts.append(line)
+        size += len(line)
+        _require_short(path, size)
+    return "".join(parts)
+
+
+def _require_short(path: Path, size: int) -> None:
+    if size > LONGEST:
+        raise UserError(f"{path} holds a document of over {LONGEST:,} characters; divide it into several")
 
 
 def _json_texts(path: Path, text_key: str, stream: IO[str]) -> Iterator[str | None]:
@@ -187,16 +222,24 @@ def _json_texts(path: Path, text_key: str, stream: IO[str]) -> Iterator[str | No
 
 def _records(path: Path, stream: IO[str]) -> Iterator[Any]:
     """An object a line; a .json file may be one array instead."""
-    first = stream.readline()
+    lines = _lines(path, stream)
+    first = next(lines, "")
     try:
         if _kind(path) == ".json" and first.lstrip().startswith("["):
-            yield from json.loads(first + stream.read())
+            yield from json.loads(_joined(path, chain([first], lines)))
             return
-        for line in chain([first], stream):
+        for line in chain([first], lines):
             if line.strip():
                 yield json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
+
+
+def _unpacked(path: Path, stream: IO[bytes]) -> pa.BufferReader:
+    data = stream.read(LONGEST + 1)
+    if len(data) > LONGEST:
+        raise UserError(f"{path} unpacks to over {LONGEST:,} bytes; unpack it first: Parquet is compressed inside")
+    return pa.BufferReader(data)
 
 
 def _strings(path: Path, text_key: str, column: Any) -> Iterator[str | None]:

@@ -1,6 +1,7 @@
 """How many texts a classifier puts into their class: zero-shot transfer, when it was trained in another language."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ def measure_task(step: recipe.Eval, checkpoint: Checkpoint) -> dict[str, Any]:
     Chance is the share of the most frequent class. Raises UserError for a model without a classifier,
     texts of a class that it does not know, and one that does not fit its tokenizer.
     """
+    beside = _accuracy(step.beside) if step.beside else None
     folder = tokenizer_folder(checkpoint)
     model = load_model(checkpoint)
     known = [model.config.id2label[number] for number in range(model.config.num_labels)]
@@ -44,7 +46,6 @@ def measure_task(step: recipe.Eval, checkpoint: Checkpoint) -> dict[str, Any]:
     blocks = Blocks(step.data, encode(texts, known, load_tokenizer(folder), length))
     right = rightly(model, blocks, step.micro_batch)
     counts = np.unique(texts.labels, return_counts=True)[1]
-    beside = json.loads(step.beside.read_text(encoding="utf-8"))["accuracy"] if step.beside else None
     low, high = interval(right, step.seed)
     return {
         "model": str(step.model),
@@ -58,6 +59,16 @@ def measure_task(step: recipe.Eval, checkpoint: Checkpoint) -> dict[str, Any]:
         "texts": len(right),
         "classes": known,
     }
+
+
+def _accuracy(path: Path) -> float:
+    """Of an evaluation that was written before."""
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["accuracy"])
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} was not written by `clpds eval --task --out`: {error!r}") from error
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from clpds.evaluation.model import is_masked, load_model, open_model, tokenizer_
 from clpds.evaluation.perplexity import score
 from clpds.models.encoder import longest
 from clpds.objectives.masked import Masked
-from clpds.output import write_text
+from clpds.output import check_file, write_text
 from clpds.recipe import Train
 from clpds.vocabulary.tokenizer import backend, load_tokenizer, require_same, token_ids
 
@@ -36,6 +36,8 @@ def evaluate(step: recipe.Eval) -> None:
     Raises UserError for a model that does not fit its tokenizer, data of another tokenizer, and a loss
     that is not finite.
     """
+    if step.out is not None:
+        check_file(step.out)
     checkpoint = open_model(step.model)
     numbers = measure_task(step, checkpoint) if step.task else measure(step, checkpoint)
     text = json.dumps(numbers, indent=2, ensure_ascii=False) + "\n"

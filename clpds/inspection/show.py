@@ -25,7 +25,7 @@ def inspect(step: recipe.Inspect) -> None:
     if step.token is not None:
         show_nearest(step.path, step.token, step.source)
         return
-    rows = [*describe(step.path), *_origin(step.path)]
+    rows = describe(step.path)
     written = _written(step.path)
     problems = _problems(step.path) if written else []
     if written:
@@ -41,6 +41,13 @@ def inspect(step: recipe.Inspect) -> None:
 
 def describe(path: Path) -> Rows:
     """What ``path`` is, as (what, value); headers are read, weights are not."""
+    try:
+        return [*_kind(path), *_origin(path)]
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:  # of JSON that is not what we wrote
+        raise UserError(f"{path} is damaged: one of its JSON files lacks what clpds writes there ({error!r})") from error
+
+
+def _kind(path: Path) -> Rows:
     if path.suffix == ".gguf":
         return kinds.gguf(path)
     if (path / "stage.json").is_file():

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from clpds.cli import Preflight
-from clpds.errors import UserError
+from clpds.errors import UserError, complain
 from launcher.rendezvous import export_rank
 
 REPORTS = 40.0  # seconds after its start that rank 0 waits for the others' reports: torch may take 20 to import
@@ -32,7 +32,7 @@ def preflight(options: Preflight) -> None:
         export_rank()
         status = check(options.folder, waiting)
     except UserError as error:
-        sys.stderr.write(f"clpds preflight: error: {error}\n")
+        complain("preflight", error)
         status = 2
     sys.stdout.flush()
     sys.stderr.flush()

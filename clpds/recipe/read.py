@@ -1,6 +1,7 @@
 """Reading a recipe: YAML and overrides to steps, every error one line that names the file and the key."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -125,7 +126,9 @@ def _parse(text: str) -> Any:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise UserError(f"not valid YAML: {place}{error.problem}") from error
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise UserError("not valid YAML: nested too deeply") from error
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:  # dates and numbers that are none
         raise UserError(f"not valid YAML: {' '.join(str(error).split())}") from error
 
 
@@ -157,7 +160,7 @@ def _first(error: ValidationError, name: str, kind: type[Any]) -> str:
     if problem["type"] == "value_error":
         said = problem["msg"].removeprefix("Value error, ")
         return f"'{where}': {said}" if where else said  # of the options together, on the command line
-    return f"'{where}': {problem['msg']} (got {problem['input']!r})"
+    return f"'{where}': {problem['msg']} (got {reprlib.repr(problem['input'])})"
 
 
 def _keys_beside(kind: type[Any], keys: Sequence[str]) -> list[str]:

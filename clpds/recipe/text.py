@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clpds.recipe.fields import Amount, Checked, Count, Files, MaybeCount, MaybePath, MaybeText
 
@@ -92,9 +92,11 @@ class Data(Checked):
     overwrite: bool = False
     """Replace the output folder if it exists."""
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _labelled_at_once(self) -> Self:
         if self.label_key is not None and (self.only or self.workers or self.sample_by != Data.sample_by):
             raise ValueError("labelled texts are prepared at once; leave out only, workers and sample_by")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

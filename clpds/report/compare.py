@@ -1,6 +1,7 @@
 """`clpds report`: evaluations side by side on the screen, and one picture of them and of the training."""
 
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from clpds import recipe
 from clpds.errors import UserError
+from clpds.output import check_file
 from clpds.report.curves import Curves, draw, read_curves
 
 FIELDS = {"loss": float, "perplexity": float, "bits_per_byte": float, "tokenizer": str, "text": str}
@@ -32,6 +34,7 @@ class Evaluation:
 
 def report(step: recipe.Report) -> None:
     """Print the table and write the picture ``step.out``; UserError where an input cannot be read."""
+    check_file(step.out)
     evaluations = [read_evaluation(label, path) for label, path in step.evals.items()]
     curves: Curves | None = read_curves(step.run) if step.run is not None else None
     print_table(step.title, evaluations)
@@ -45,10 +48,13 @@ def read_evaluation(label: str, path: Path) -> Evaluation:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if document.get("objective") == "masked":
             raise UserError(f"{path} ({label}) is of a masked language model, which has no bits per byte to compare")
-        return Evaluation(label, **{name: kind(document[name]) for name, kind in FIELDS.items()})
+        values: dict[str, Any] = {name: kind(document[name]) for name, kind in FIELDS.items()}
+        if not all(math.isfinite(value) for value in values.values() if isinstance(value, float)):
+            raise ValueError("a number is not finite")
+        return Evaluation(label, **values)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} ({label}) was not written by `clpds eval --out`: {error!r}") from error
 
 

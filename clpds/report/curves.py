@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -52,8 +53,15 @@ def read_curves(run: Path) -> Curves:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; run is the folder of a `clpds train`") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} holds a line that is not JSON: {error}") from error
+    try:
+        return _curves(path, lines)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} holds a line that is none of `clpds train`: {error!r}") from error
+
+
+def _curves(path: Path, lines: list[dict[str, Any]]) -> Curves:
     logged = [line for line in lines if "loss" in line]
     if not logged:
         raise UserError(f"{path} has no training loss yet")

@@ -4,7 +4,7 @@ import os
 import sys
 
 from clpds.cli import TrainStep
-from clpds.errors import UserError
+from clpds.errors import UserError, complain
 from clpds.recipe import Train, load_stage
 from clpds.run_folder import saved_step, take_stop, write_state
 from clpds.training.stopping import StopFlag, stop_flag
@@ -20,7 +20,7 @@ def train_step(options: TrainStep) -> None:
             export_rank()
             _train(stage, flag)
     except UserError as error:
-        sys.stderr.write(f"clpds train: error: {error}\n")
+        complain("train", error)
         _note_failure(stage, str(error))
         status = 2
     except SystemExit as leaving:

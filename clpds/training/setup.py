@@ -141,8 +141,8 @@ def _draw_fresh(stage: Train, inputs: Inputs, out: Path) -> None:
     tokenizer = load_tokenizer(inputs.tokenizer_folder)
     file = find("recipes", stage.model)
     try:
-        config = AutoConfig.from_pretrained(file)
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(file, trust_remote_code=False)
+    except Exception as error:  # as in clpds.checkpoint.open
         raise UserError(f"{file} is no model config: {' '.join(str(error).split())}") from error
     config.get_text_config().vocab_size = rows_needed(tokenizer)
     for name, number in special_ids(tokenizer).items():
