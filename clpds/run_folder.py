@@ -55,7 +55,7 @@ def read_state(run: Path) -> State | None:
         return State(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); remove it") from error
 
 

@@ -161,7 +161,7 @@ def _read_bin(file: Path) -> dict[str, LazyTensor]:
         tensors = {name: value.detach() for name, value in state.items() if isinstance(value, Tensor)}
     except pickle.UnpicklingError as error:
         raise UserError(f"{file} is damaged or holds more than tensors, and code from files is not run") from error
-    except (RuntimeError, OSError, EOFError, ValueError, AttributeError) as error:
+    except Exception as error:  # torch's reader checks little, so damage shows as any error
         raise UserError(f"{file} is truncated or damaged ({_one_line(error)}); download it again") from error
     # Tied tensors are one storage under two names: one LazyTensor says that they are equal.
     lazy = {_place(tensor): LazyTensor.of(tensor, str(file)) for tensor in tensors.values()}

@@ -98,7 +98,7 @@ def check_input(path: Path) -> None:
 
 
 def load_saved(folder: Path) -> datasets.Dataset:
-    """The dataset that `datasets` saved in ``folder``, memory-mapped; UserError where it is damaged or lies elsewhere."""
+    """What `datasets` saved in ``folder``, memory-mapped; UserError where it is damaged or its files lie elsewhere."""
     state = folder / "state.json"
     try:
         files = [str(file["filename"]) for file in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
@@ -224,14 +224,18 @@ def _records(path: Path, stream: IO[str]) -> Iterator[Any]:
     """An object a line; a .json file may be one array instead."""
     lines = _lines(path, stream)
     first = next(lines, "")
+    if _kind(path) == ".json" and first.lstrip().startswith("["):
+        yield from _parse(path, _joined(path, chain([first], lines)))
+        return
+    for line in chain([first], lines):
+        if line.strip():
+            yield _parse(path, line)
+
+
+def _parse(path: Path, text: str) -> Any:
     try:
-        if _kind(path) == ".json" and first.lstrip().startswith("["):
-            yield from json.loads(_joined(path, chain([first], lines)))
-            return
-        for line in chain([first], lines):
-            if line.strip():
-                yield json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
 
 

@@ -220,6 +220,6 @@ def read_json(path: Path) -> dict[str, Any]:
     """A file that clpds wrote."""
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     return document

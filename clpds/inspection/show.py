@@ -44,7 +44,9 @@ def describe(path: Path) -> Rows:
     try:
         return [*_kind(path), *_origin(path)]
     except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:  # of JSON that is not what we wrote
-        raise UserError(f"{path} is damaged: one of its JSON files lacks what clpds writes there ({error!r})") from error
+        raise UserError(
+            f"{path} is damaged: one of its JSON files lacks what clpds writes there ({error!r})"
+        ) from error
 
 
 def _kind(path: Path) -> Rows:

@@ -140,7 +140,7 @@ def _cached(name: str, file: str) -> Path | None:
 def _json(file: Path) -> dict[str, Any]:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(document, dict):
         raise UserError(f"{file} holds no JSON object")

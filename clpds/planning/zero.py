@@ -47,7 +47,7 @@ def read_zero(file: Path) -> Zero:
     """Defaults are those of deepspeed/runtime/zero/config.py 0.19.8; UserError for what is no ZeRO configuration."""
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid JSON: {' '.join(str(error).split())}") from error
     zero = document.get("zero_optimization") if isinstance(document, dict) else None
     if not isinstance(zero, dict) or zero.get("stage") not in (1, 2, 3):

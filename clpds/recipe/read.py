@@ -11,11 +11,14 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 from yaml.error import MarkedYAMLError
+from yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from clpds.errors import UserError
 from clpds.recipe.steps import VERBS, Step, verb_of
 from clpds.recipe.training import Train
 from clpds.resources import find
+
+DEEPEST = 50  # sections in one another, of which a recipe has five
 
 
 @dataclass(frozen=True)
@@ -121,15 +124,23 @@ for _kind in ("int", "float"):
 
 def _parse(text: str) -> Any:
     try:
+        _require_shallow(text)
         return yaml.load(text, _Loader)
     except MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise UserError(f"not valid YAML: {place}{error.problem}") from error
-    except RecursionError as error:
-        raise UserError("not valid YAML: nested too deeply") from error
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:  # dates and numbers that are none
         raise UserError(f"not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _require_shallow(text: str) -> None:
+    """UserError for sections in sections without end: where libyaml builds them it has the stack overflow."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > DEEPEST:
+            raise UserError(f"not valid YAML: over {DEEPEST} sections deep")
 
 
 def _step(path: Path, name: Any, raw: Any) -> Step:

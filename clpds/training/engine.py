@@ -32,7 +32,9 @@ def deepspeed_config(stage: Train, world_size: int) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid JSON: {error}") from error
     except (AttributeError, TypeError) as error:
-        raise UserError(f"{file} is no DeepSpeed configuration: expected a JSON object with zero_optimization") from error
+        raise UserError(
+            f"{file} is no DeepSpeed configuration: expected a JSON object with zero_optimization"
+        ) from error
     at_once = stage.micro_batch * world_size
     if stage.global_batch % at_once:
         raise UserError(

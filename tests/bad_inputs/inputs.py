@@ -10,7 +10,7 @@ from clpds.recipe import Data
 from clpds.vocabulary.roles import special_ids
 from tests.tiny import save_model, text, tiny_model, tiny_tokenizer
 
-WORDS = "und der die das nicht ein ich er sie mit Gott Herr sein war alle".split()
+WORDS = ["und", "der", "die", "das", "nicht", "ein", "ich", "er", "sie", "mit", "Gott", "Herr", "sein", "war", "alle"]
 TRAIN = {
     "verb": "train", "model": "model", "data": {"de": {"path": "data"}}, "out": "run", "steps": 2, "micro_batch": 2,
     "global_batch": 4, "deepspeed": "cpu.json",
@@ -41,5 +41,7 @@ def write_good(folder: Path) -> None:
     (folder / "r.yaml").write_text(yaml.safe_dump({"steps": {"train": TRAIN}}))
     (folder / "eval.json").write_text(json.dumps(EVALUATION))
     (folder / "old").mkdir()
-    (folder / "old" / "stage.json").write_text(json.dumps({"steps": 4, "objective": "causal", "model": "m", "data": {}}))
+    (folder / "old" / "stage.json").write_text(
+        json.dumps({"steps": 4, "objective": "causal", "model": "m", "data": {}})
+    )
     (folder / "old" / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "tokens": 64, "tokens_per_second": 9}\n')

@@ -7,13 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import deepspeed
 import pytest
 
+from clpds.checkpoint import open_checkpoint
 from clpds.cli import VERBS
+from clpds.vocabulary.roles import special_ids
 from tests.bad_inputs import checkpoints, embeddings, folders, recipes, text, tokenizers, training
 from tests.bad_inputs.inputs import write_good
 from tests.bad_inputs.row import Row
 from tests.test_cli import call
+from tests.tiny import save_model, tiny_model, tiny_tokenizer
 
 ROOMS = (recipes, checkpoints, text, tokenizers, embeddings, training, folders)
 ROWS = [row for room in ROOMS for row in room.ROWS]
@@ -23,6 +27,7 @@ ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    assert deepspeed.ops.__compatible_ops__  # asks a linker once, which pytest keeps DeepSpeed from silencing
     folder = tmp_path_factory.mktemp("good")
     write_good(folder)
     return folder
@@ -74,9 +79,18 @@ def test_the_command_itself_does_the_same(row: Row, folder: Path) -> None:
         change(folder)
     before = listing(folder)
     command = [sys.executable, "-m", "clpds", *shlex.split(row.command)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    plain = {name: value for name, value in os.environ.items() if name not in ALONE}
+    done = subprocess.run(command, capture_output=True, text=True, env=plain, timeout=120)
     check(row, done.returncode, done.stderr)
     assert listing(folder) == before
+
+
+def test_a_helper_larger_than_the_source_is_fine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only its embedding is used, which may be wider than the source's."""
+    wide = tiny_model("llama", 600, hidden_size=64, num_hidden_layers=4, **special_ids(tiny_tokenizer("byte_bpe")))
+    save_model(folder / "wide", wide, tiny_tokenizer("byte_bpe"))
+    assert call(monkeypatch, *shlex.split("init --source english --helper wide --out out")) == 0
+    assert open_checkpoint(folder / "out").config.hidden_size == 32
 
 
 def test_every_verb_has_rows() -> None:

@@ -19,14 +19,42 @@ ROWS = [
     Row("data that is a model", f"{TRAIN} data.de.path=model", "model is no data folder; write one with `clpds data`"),
     Row("data of another tokenizer", f"{TRAIN} model=english", "have different tokenizers"),
     Row("config of fresh weights that is none", f"{TRAIN} model=eval.json", "eval.json is no model config"),
-    Row("DeepSpeed file that is not there", f"{TRAIN} deepspeed=gone.json", "gone.json does not exist, and ds_configs/ has no file"),
+    Row(
+        "DeepSpeed file that is not there",
+        f"{TRAIN} deepspeed=gone.json",
+        "gone.json does not exist, and ds_configs/ has no file",
+    ),
     Row("DeepSpeed file that is no JSON", OURS, "ds.json is not valid JSON", (write("ds.json", "{"),)),
     Row("DeepSpeed file that is a list", OURS, "ds.json is no DeepSpeed configuration", (write("ds.json", "[]"),)),
-    Row("DeepSpeed file with a number for a section", OURS, "ds.json is no DeepSpeed configuration", (deepspeed(zero_optimization=3),)),
-    Row("DeepSpeed file of another batch", OURS, "ds.json: train_batch_size is 64, but global_batch of the recipe is 4; remove the key", (deepspeed(train_batch_size=64),)),
-    Row("DeepSpeed file with an optimizer", OURS, "ds.json: 'optimizer' is decided by the recipe's section", (deepspeed(optimizer={}),)),
-    Row("DeepSpeed file of stage 7", OURS, "ds.json: zero_optimization.stage is 7; give 1, 2 or 3", (deepspeed(zero_optimization={"stage": 7}),)),
+    Row(
+        "DeepSpeed file with a number for a section",
+        OURS,
+        "ds.json is no DeepSpeed configuration",
+        (deepspeed(zero_optimization=3),),
+    ),
+    Row(
+        "DeepSpeed file of another batch",
+        OURS,
+        "ds.json: train_batch_size is 64, but global_batch of the recipe is 4; remove the key",
+        (deepspeed(train_batch_size=64),),
+    ),
+    Row(
+        "DeepSpeed file with an optimizer",
+        OURS,
+        "ds.json: 'optimizer' is decided by the recipe's section",
+        (deepspeed(optimizer={}),),
+    ),
+    Row(
+        "DeepSpeed file of stage 7",
+        OURS,
+        "ds.json: zero_optimization.stage is 7; give 1, 2 or 3",
+        (deepspeed(zero_optimization={"stage": 7}),),
+    ),
 ]
 IN_A_PROCESS = [
-    Row("preflight in a file", "preflight --folder de.txt", "de.txt cannot be written: File exists; name a folder that all ranks share"),
+    Row(
+        "preflight in a file",
+        "preflight --folder de.txt",
+        "de.txt cannot be written: File exists; name a folder that all ranks share",
+    ),
 ]

@@ -279,7 +279,9 @@ def test_ids_beyond_two_bytes_and_a_tokenizer_that_cuts_and_pads(step: recipe.Da
     backend.enable_padding(length=6)
     (tmp_path / "large").mkdir()
     backend.save(str(tmp_path / "large" / "tokenizer.json"))
-    path = write(tmp_path, "txt", ["w65535 w65536 w69999 w1"] * 9)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "w1"}
+    (tmp_path / "large" / "tokenizer_config.json").write_text(json.dumps(config))
+    path = write(tmp_path, "txt", ["w65535 w65536 w69999"] * 9)
     changes = {"input": (path,), "tokenizer": tmp_path / "large", "sequence_length": 4, "validation_fraction": 0.0}
     prepare(replace(step, **changes))
     data = open_blocks(step.out, "train")
