@@ -1,5 +1,6 @@
 """`clpds data`: the same bytes whatever the workers and the interruptions, and a clean held-out split."""
 
+import json
 import os
 import subprocess
 import sys
