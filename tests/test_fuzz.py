@@ -170,6 +170,7 @@ def test_vectors(content: bytes) -> None:
 
 @FUZZ
 @given(texts("0-0", " ", "\n", "1-", "٣-٣", "-", "3", "9" * 5000, "\x0b"))
+@example(b"9" * 5000 + b"-1")
 def test_alignments(content: bytes) -> None:
     refused_or_read(lambda file: list(read_links(file)), "a.txt", content)
 

@@ -89,7 +89,7 @@ ROWS = [
     Row(
         "dictionary of one endless line",
         f"{WECHSEL} --dictionary d.txt",
-        "d.txt, line 1",
+        "d.txt, line 1 is over 1,048,576 bytes long; is it a text file?",
         (write("d.txt", "a " * 10**6),),
     ),
     Row("heads that do not divide the width", f"{GROW} --width 33", "33"),
