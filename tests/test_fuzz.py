@@ -26,7 +26,7 @@ from launcher.owner import read_owner
 from launcher.profile import load_profile
 from tests.tiny import tiny_model
 
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 NUMBERS = st.one_of(
     st.integers(-3, 200), st.integers(), st.floats(), st.booleans(), st.none(), st.sampled_from([10**400, 1e308])
 )
