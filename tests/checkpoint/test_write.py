@@ -178,6 +178,7 @@ def large_model(pause: float) -> Checkpoint:
 
 
 def write_large(out: Path, pause: float, grown: Any) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background of a shell
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step = Convert(model=out, out=out)
     checkpoint = large_model(pause)

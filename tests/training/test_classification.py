@@ -65,7 +65,7 @@ def test_a_stage_with_frozen_embeddings_learns_the_task(
         steps=60,
         global_batch=16,
         micro_batch=8,
-        optimizer=Optimizer(lr=5e-3),
+        optimizer=Optimizer(lr=2e-3),
         schedule=Schedule(min_lr_ratio=1.0, warmup_steps=2),
     )
     run_ranks(2, run_stage, task)
