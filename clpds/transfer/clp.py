@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clpds.progress import progress
-from clpds.transfer.blocks import blocks
 from clpds.transfer.vocabulary_swap import Role, Rows
+from clpds.vocabulary.blocks import blocks
 from clpds.vocabulary.overlap import Overlap
 
 Kind = Literal["published", "clipped", "nearest", "ridge"]

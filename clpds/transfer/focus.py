@@ -9,9 +9,9 @@ from torch import Tensor
 
 from clpds.progress import progress
 from clpds.transfer.baselines import drawn
-from clpds.transfer.blocks import blocks
 from clpds.transfer.clp import helper_space
 from clpds.transfer.vocabulary_swap import Role, Rows
+from clpds.vocabulary.blocks import blocks
 from clpds.vocabulary.overlap import Overlap
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clpds.progress import progress
-from clpds.transfer.blocks import blocks
 from clpds.transfer.vocabulary_swap import Role, Rows
+from clpds.vocabulary.blocks import blocks
 from clpds.vocabulary.overlap import Overlap
 
 NOTHING = 1e-5  # relative length below which float32 has no digits left

@@ -15,11 +15,11 @@ from torch.nn.functional import normalize
 
 from clpds.errors import UserError
 from clpds.progress import progress
+from clpds.vocabulary.blocks import blocks
 from clpds.vocabulary.dictionary import Pair
 from clpds.vocabulary.static import StaticEmbeddings, require_same_dimension
 
 CSLS_NEIGHBOURS = 10
-BLOCK = 2**24  # similarities held at once: 64 MB in float32
 FEWEST = 20  # pairs in both embeddings, below which the dictionary is taken for a mistake
 FEW = 0.1  # share of the pairs in both embeddings, below which the dictionary may be of other languages,
 ALIKE = 0.4  # and is, where more than this share of those pairs are the same word twice, as names are
@@ -73,8 +73,8 @@ def align(
 def procrustes(x: Tensor, y: Tensor) -> Tensor:
     """The orthogonal W, (d, d) float32, with the least |x W - y|^2; ``x`` and ``y`` are (n, d), row by row alike."""
     moment = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64)
-    for part in zip(x.split(BLOCK // 1024), y.split(BLOCK // 1024), strict=True):
-        moment += part[0].double().T @ part[1].double()
+    for part in blocks(len(x), 1024):
+        moment += x[part].double().T @ y[part].double()
     U, _, Vt = torch.linalg.svd(moment)
     return (U @ Vt).float()
 
@@ -112,7 +112,7 @@ def best_match(x: Tensor, y: Tensor, *, csls: bool = True, queries: Tensor | Non
     crowd = _crowding(y, x) if csls else torch.zeros(len(y))
     asked = x if queries is None else x[queries]
     indices, scores = torch.empty(len(asked), dtype=torch.long), torch.empty(len(asked))
-    for part in _parts(len(asked), len(y)):
+    for part in blocks(len(asked), len(y)):
         cosines = asked[part] @ y.T
         r = _nearest_mean(cosines) if csls else torch.zeros(len(cosines))
         scores[part], indices[part] = ((1 + csls) * cosines - crowd).max(dim=1)
@@ -122,7 +122,7 @@ def best_match(x: Tensor, y: Tensor, *, csls: bool = True, queries: Tensor | Non
 
 def _crowding(y: Tensor, x: Tensor) -> Tensor:
     """r(y): each row's mean cosine to its ten nearest rows of ``x``; both at length 1."""
-    return torch.cat([_nearest_mean(y[part] @ x.T) for part in _parts(len(y), len(x))])
+    return torch.cat([_nearest_mean(y[part] @ x.T) for part in blocks(len(y), len(x))])
 
 
 def _nearest_mean(cosines: Tensor) -> Tensor:
@@ -192,8 +192,3 @@ def _measure(
         hits = [answer in answers[word] for word, answer in zip(asked.tolist(), best.tolist(), strict=True)]
         shares.append(sum(hits) / len(hits))
     return len(asked), shares[0], shares[1]
-
-
-def _parts(length: int, width: int) -> list[slice]:
-    height = max(1, BLOCK // width)
-    return [slice(start, start + height) for start in range(0, length, height)]

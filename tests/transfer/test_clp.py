@@ -59,7 +59,7 @@ def naive(H: Tensor, S: Tensor, found: Overlap, variant: Variant) -> Tensor:
 def test_rows_equal_the_definition_token_by_token(
     variant: Variant, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clpds.transfer.blocks.BLOCK", 300)  # several blocks in every loop
+    monkeypatch.setattr("clpds.vocabulary.blocks.BLOCK", 300)  # several blocks in every loop
     found = shared()
     S, H = gauss(100, 24, seed=2).to(dtype), gauss(90, 16, seed=3, mean=0.5).to(dtype)
     new = clp(found, variant, {"input": H})(S, "input")
@@ -97,7 +97,7 @@ def test_a_row_longer_than_all_that_it_is_made_of_is_the_mean_row() -> None:
 
 
 def test_ridge_is_the_penalised_least_squares_map(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clpds.transfer.blocks.BLOCK", 300)
+    monkeypatch.setattr("clpds.vocabulary.blocks.BLOCK", 300)
     space = Space(gauss(60, 10, seed=0, mean=0.3), gauss(5, 10, seed=1))
     S = gauss(60, 6, seed=2, mean=1.0)
     H, h, s = space.overlap - space.overlap.mean(0), space.overlap.mean(0), S.mean(0)

@@ -34,7 +34,7 @@ def test_sparsemax_is_the_projection_on_the_simplex() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_rows_equal_the_definition_token_by_token(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clpds.transfer.blocks.BLOCK", 300)  # several blocks
+    monkeypatch.setattr("clpds.vocabulary.blocks.BLOCK", 300)  # several blocks
     found = shared()
     S, X = gauss(100, 24, seed=2).to(dtype), gauss(85, 16, seed=3, mean=0.5)
     X[found.target[:9]] = 0  # rare shared tokens: copied, but no candidates

@@ -26,7 +26,7 @@ def naive(h: Tensor, atoms: Tensor, s_o: Tensor, k: int) -> Tensor:
 @pytest.mark.parametrize("k", [1, 3, 9])
 @pytest.mark.parametrize("centered", [True, False])
 def test_rows_equal_the_textbook(k: int, centered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clpds.transfer.blocks.BLOCK", 600)  # several blocks
+    monkeypatch.setattr("clpds.vocabulary.blocks.BLOCK", 600)  # several blocks
     found = shared()
     S, H = gauss(100, 24, seed=2), gauss(90, 16, seed=3, mean=0.5)
     new = omp(found, {"input": H}, k, centered=centered)(S, "input")

@@ -26,11 +26,11 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from clpds.data.samples import chapters
 from clpds.errors import UserError
 from clpds.recipe import Dictionary, Embeddings, Init, checked
-from clpds.transfer import blocks as room
 from clpds.transfer.baselines import random_rows
 from clpds.transfer.init import init
 from clpds.transfer.wechsel import find_neighbours, wechsel
 from clpds.vocabulary import adversarial
+from clpds.vocabulary import blocks as room
 from clpds.vocabulary.alignment import align
 from clpds.vocabulary.dictionary import induce_dictionary, read_dictionary
 from clpds.vocabulary.fasttext import train_embeddings

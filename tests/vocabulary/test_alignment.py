@@ -35,7 +35,7 @@ def planted(count: int = 400, d: int = 16, noise: float = 0.0) -> tuple[StaticEm
 
 
 def test_procrustes_finds_the_rotation_and_is_orthogonal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "BLOCK", 2**14)  # several blocks
+    monkeypatch.setattr("clpds.vocabulary.blocks.BLOCK", 2**14)  # several blocks
     source, target, R = planted()
     torch.testing.assert_close(procrustes(source.matrix, target.matrix), R, atol=1e-5, rtol=0)
     W = procrustes(gauss(50, 16, seed=3), gauss(50, 16, seed=4))
@@ -44,7 +44,7 @@ def test_procrustes_finds_the_rotation_and_is_orthogonal(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("csls", [True, False])
 def test_the_best_match_is_the_definitions(csls: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "BLOCK", 200)
+    monkeypatch.setattr("clpds.vocabulary.blocks.BLOCK", 200)
     x, y = gauss(30, 8, seed=1), gauss(40, 8, seed=2) + 0.5
     cosines = cosine_similarity(x[:, None], y[None], dim=2)
     expected = cosines.clone()
