@@ -50,7 +50,7 @@ class Mixture(Generic[B_co]):
             if not 0 < weight < float("inf"):
                 raise UserError(f"weight {weight} of {corpus.folder} is not above 0; leave the corpus out instead")
         for corpus in corpora[1:]:
-            _require_equal(corpora[0], corpus)
+            require_alike(corpora[0], corpus)
         self.corpora = tuple(corpora)
         self.sequence_length = corpora[0].sequence_length
         self._seed = seed % 2**64
@@ -101,11 +101,12 @@ def _slots(weights: Sequence[float]) -> np.ndarray:
     return slots // np.gcd.reduce(slots)
 
 
-def _require_equal(a: Samples[Any], b: Samples[Any]) -> None:
+def require_alike(a: Samples[Any], b: Samples[Any]) -> None:
+    """UserError unless the two have blocks of one length, the same classes and the same tokenizer."""
     if a.sequence_length != b.sequence_length:
         raise UserError(
             f"{a.folder} has blocks of {a.sequence_length} tokens, {b.folder} of {b.sequence_length}; "
-            "a mixture needs one sequence_length"
+            "a stage needs one sequence_length"
         )
     if a.classes != b.classes:
         raise UserError(f"{a.folder} and {b.folder} have different classes, or only one of them has any")

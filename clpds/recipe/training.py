@@ -70,10 +70,12 @@ class Saving(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Validation(Checked):
-    """Loss on held-out blocks while training."""
+    """Loss on held-out blocks: before the first step, while training, and after the last."""
 
     every: MaybeCount = None
     """Steps between two; none unless told."""
+    data: dict[str, Path] = field(default_factory=dict)
+    """A name and a prepared data set each, whose validation splits are scored; those of the mixture unless told."""
     blocks: MaybeCount = None
     """How many blocks of each corpus, from the first; all unless told."""
 

@@ -61,8 +61,16 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
     if metrics and position.step:
         metrics.say(f"resuming from step {position.step}")
     tokens = stage.global_batch * inputs.mixture.sequence_length  # of a step, predicted or not
+
+    def score() -> None:
+        scores = validate(engine, objective, inputs.validation, stage, device)
+        if metrics and scores:
+            metrics.log(position.step, tokens=position.tokens, validation=scores)
+
     peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     try:
+        if position.step == 0 and stage.validation.every is not None:
+            score()
         saved = position.step
         while position.step < stage.steps:
             step = loop.step(position, flag)
@@ -83,9 +91,7 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
                     skipped_steps=engine.skipped_steps,
                 )
             if _due(position.step, stage.validation.every, stage.steps):
-                scores = validate(engine, objective, inputs.validation, stage, device)
-                if metrics and scores:
-                    metrics.log(position.step, tokens=position.tokens, validation=scores)
+                score()
             sound = loop.bad_in_a_row == 0  # else the weights may be spoilt: older checkpoints are worth more
             if sound and (step.stop or _due(position.step, stage.saving.every, stage.steps)):
                 saving.save(engine, stage, same, position)

@@ -79,7 +79,8 @@ def _keep_until(path: Path, step: int) -> None:
     if not path.is_file():
         return
     lines = path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    # Nothing of a run that begins again from nothing: it measures the loss at step 0 again.
+    kept = [line for line in lines if step and line.endswith("}") and json.loads(line)["step"] <= step]
     path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 

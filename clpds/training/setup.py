@@ -15,7 +15,7 @@ from clpds.checkpoint.anatomy import model_class
 from clpds.checkpoint.task_head import with_classifier
 from clpds.checkpoint.write import copy_tokenizer
 from clpds.data.blocks import open_blocks
-from clpds.data.order import Mixture, Samples
+from clpds.data.order import Mixture, Samples, require_alike
 from clpds.data.pairs import open_pairs
 from clpds.errors import UserError
 from clpds.models.encoder import longest
@@ -46,7 +46,10 @@ def open_inputs(stage: Train) -> Inputs:
     weights = [corpus.weight for corpus in stage.data.values()]
     validation = {}
     if stage.validation.every is not None:
-        validation = {name: _open(stage, corpus, "validation") for name, corpus in stage.data.items()}
+        held_out = {name: Corpus(path=path) for name, path in stage.validation.data.items()} or stage.data
+        validation = {name: _open(stage, corpus, "validation") for name, corpus in held_out.items()}
+        for blocks in validation.values():
+            require_alike(next(iter(corpora.values())), blocks)
     mixture = Mixture(list(corpora.values()), weights, stage.seed)
     return Inputs(corpora, mixture, validation, next(iter(corpora.values())).tokenizer_folder)
 

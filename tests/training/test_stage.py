@@ -16,8 +16,10 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
+from clpds import recipe
 from clpds.checkpoint import open_checkpoint
 from clpds.conversion.convert import convert
+from clpds.data.prepare import prepare
 from clpds.errors import UserError
 from clpds.recipe import Convert, Corpus, Optimizer, Saving, Train, Validation
 from clpds.run_folder import read_trainer, whole_checkpoints
@@ -119,10 +121,33 @@ def test_validation_is_the_same_on_any_number_of_ranks(inputs: dict[str, Path], 
     for ranks in (1, 2):
         task = stage(inputs, tmp_path / f"run-{ranks}", steps=2, validation=Validation(every=2, blocks=7))
         run_ranks(ranks, run_stage, task)
-        lines = (task.out / "metrics.jsonl").read_text().splitlines()
-        scores.append(json.loads(lines[-1])["validation"]["german"])
-    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
-    assert 2 < scores[0]["bits_per_byte"] < 8
+        lines = [json.loads(line) for line in (task.out / "metrics.jsonl").read_text().splitlines()]
+        scores.append([line["validation"]["german"] for line in lines if "validation" in line])
+    for one, other in zip(*scores, strict=True):
+        assert one == pytest.approx(other, rel=1e-6)
+        assert 2 < one["bits_per_byte"] < 8
+    before, after = scores[0]
+    assert before["loss"] > after["loss"] + 0.01  # the first one is of the untrained model
+
+
+def test_validation_on_data_of_its_own(inputs: dict[str, Path], tmp_path: Path) -> None:
+    data = recipe.Data(
+        input=(inputs["model"].parent / "text.jsonl",),
+        tokenizer=inputs["model"],
+        sequence_length=64,
+        validation_fraction=1,
+        workers=1,
+        out=tmp_path / "held-out",
+    )
+    prepare(data)
+    chosen = Validation(every=1, blocks=7, data={"mine": data.out})
+    task = stage(inputs, tmp_path / "run", steps=1, validation=chosen)
+    run_ranks(1, run_stage, task)
+    lines = [json.loads(line) for line in (task.out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["validation"].keys() for line in lines if "validation" in line] == [{"mine"}, {"mine"}]
+    prepare(replace(data, sequence_length=32, out=tmp_path / "short"))
+    wrong = replace(task, out=tmp_path / "wrong", validation=replace(chosen, data={"mine": tmp_path / "short"}))
+    assert "a stage needs one sequence_length" in run_ranks(1, refused, wrong)[0]
 
 
 def test_only_what_is_named_trains(inputs: dict[str, Path], tmp_path: Path) -> None:
