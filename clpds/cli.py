@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import tyro
 from pydantic import Field
@@ -100,6 +100,22 @@ class CompareInit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reproduce:
+    """Measure what a paper claims, at a size that one machine can do: numbers, figures, a page."""
+
+    claim: Annotated[Positional[Literal["clp", "wechsel", "growth", "minimodel", "trelm"]], arg(metavar="CLAIM")]
+    """Whose: clp, wechsel, growth, minimodel or trelm."""
+    size: Literal["toy", "small", "full"] = "small"
+    """toy: minutes, the direction only; small: under an hour on two cores; full: the paper's, for a cluster."""
+    seeds: Count = 3
+    """How often each arm is trained."""
+    out: Path = Path("runs/reproduce")
+    """Folder for texts, models that claims share, and CLAIM-SIZE with the results; the same command goes on in it."""
+    jobs: MaybeCount = None
+    """Trainings at once; as many as there are cores unless told."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Submit:
     """Hand the steps of a recipe to Slurm, as jobs that wait for each other."""
 
@@ -163,6 +179,7 @@ VERBS: dict[str, tuple[type[Any], str]] = {
     "supervise": (Supervise, "launcher.supervise:supervise"),
     "convert": (recipe.Convert, "clpds.conversion.convert:convert"),
     "eval": (recipe.Eval, "clpds.evaluation.evaluate:evaluate"),
+    "reproduce": (Reproduce, "clpds.reproduction.reproduce:reproduce"),
     "report": (recipe.Report, "clpds.report.compare:report"),
     "inspect": (recipe.Inspect, "clpds.inspection:inspect"),
 }

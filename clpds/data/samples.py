@@ -59,14 +59,17 @@ def held_out(chapter: Chapter) -> bool:
     return (book * 151 + number) % 20 == 0
 
 
-def write_chapters(language: str, folder: Path) -> None:
-    """``LANGUAGE.train.jsonl`` and ``LANGUAGE.heldout.jsonl``: a document a chapter, over all versions."""
+def write_chapters(language: str, folder: Path, every: int = 1) -> None:
+    """``LANGUAGE.train.jsonl`` and ``LANGUAGE.heldout.jsonl``: a document a chapter, over all versions.
+
+    Of those to train on only each ``every``-th of a book, in all languages alike.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, side in (("train", False), ("heldout", True)):
         with (folder / f"{language}.{name}.jsonl").open("w", encoding="utf-8") as file:
             for version in range(len(VERSIONS[language])):
                 for chapter, verses in chapters(language, version).items():
-                    if held_out(chapter) == side:
+                    if held_out(chapter) == side and (side or chapter[1] % every == 0):
                         file.write(json.dumps({"text": "\n".join(verses)}, ensure_ascii=False) + "\n")
 
 
@@ -87,12 +90,14 @@ def write_task(language: str, folder: Path) -> None:
                     file.write(json.dumps({"text": verse, "label": label}, ensure_ascii=False) + "\n")
 
 
-def write_verses(first: str, second: str, folder: Path) -> None:
-    """``FIRST-SECOND.train.txt``: a verse of each language a line, a tab between; held-out chapters are left out."""
+def write_verses(first: str, second: str, folder: Path, every: int = 1) -> None:
+    """``FIRST-SECOND.train.txt``: a verse of each language a line, a tab between, of the chapters to train on."""
     others = chapters(second)
     with (folder / f"{first}-{second}.train.txt").open("w", encoding="utf-8") as file:
         for chapter, verses in chapters(first).items():
-            if not held_out(chapter) and len(verses) == len(others.get(chapter, [])):
+            if held_out(chapter) or chapter[1] % every:
+                continue
+            if len(verses) == len(others.get(chapter, [])):
                 file.writelines(f"{one}\t{other}\n" for one, other in zip(verses, others[chapter], strict=True))
 
 

@@ -1,0 +1,92 @@
+"""What the claims about decoders share: the English model, a language's inputs, and arms that start from either."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from clpds.reproduction.configs import decoder_config
+from clpds.reproduction.lab import Lab
+from clpds.reproduction.race import Arm
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the measurements are made of."""
+
+    width: int
+    layers: int
+    vocabulary: int
+    source_steps: int
+    helper_width: int
+    helper_steps: int
+    steps: int
+    """Of every arm, in the target's language."""
+    every: int
+    """Steps between two measurements."""
+    rates: tuple[float, ...] = (1e-3, 3e-3, 6e-3)
+    source_lr: float = 3e-3
+
+
+SIZES = {
+    "toy": Size(64, 2, 1024, 150, 32, 60, 60, 5, rates=(6e-3,)),
+    "small": Size(128, 4, 4096, 2500, 64, 400, 400, 10),
+}
+
+
+def source_recipe(lab: Lab, size: Size) -> tuple[Path, Path]:
+    """The recipe of the English model, and its folder; claims of one size share it."""
+    folder = lab.shared / "sources" / f"decoder-{lab.size}"
+    config = decoder_config(folder.parent, folder.name, width=size.width, layers=size.layers)
+    recipe = lab.recipe(
+        "decoder-source",
+        "source",
+        source=folder,
+        config=config,
+        vocabulary=size.vocabulary,
+        steps=size.source_steps,
+        lr=size.source_lr,
+    )
+    return recipe, folder
+
+
+def language_recipe(lab: Lab, size: Size, language: str, *, helper: bool) -> tuple[Path, Path]:
+    """The recipe of a language's inputs, and their folder; claims of one size share it."""
+    folder = lab.shared / "sources" / f"{language}-{lab.size}"
+    config = decoder_config(folder.parent, f"helper-{lab.size}", width=size.helper_width, layers=2) if helper else None
+    recipe = lab.recipe(
+        "decoder-language",
+        language,
+        target=folder,
+        language=language,
+        vocabulary=size.vocabulary,
+        helper=config,
+        steps=size.helper_steps,
+        lr=size.source_lr,
+    )
+    return recipe, folder
+
+
+def arms(lab: Lab, size: Size, source: Path, target: Path, starts: Mapping[str, str | Path]) -> dict[str, Arm]:
+    """An arm for each name: from a model or config, or from the options of a `clpds init`, which is done now."""
+    folder = lab.folder / target.name
+    inits = {name: start for name, start in starts.items() if isinstance(start, str)}
+    recipe = lab.recipe("decoder-start", f"{target.name}-start", source=source, starts=folder, inits=inits)
+    lab.run("first checkpoints", [recipe])
+
+    def arm(name: str, lr: float, seed: int) -> tuple[Path, Path]:
+        run = folder / f"{name}-{lr:g}-{seed}"
+        path = lab.recipe(
+            "decoder-arm",
+            f"{target.name}-{run.name}",
+            target=target,
+            start=folder / name if name in inits else starts[name],
+            steps=size.steps,
+            every=size.every,
+            lr=lr,
+            seed=seed,
+            out=run,
+        )
+        return path, run
+
+    return {name: partial(arm, name) for name in starts}

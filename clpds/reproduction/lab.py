@@ -1,0 +1,125 @@
+"""Where a claim is measured: recipes are written, run side by side, and can be run again by hand."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from clpds.data.samples import write_chapters, write_task, write_verses
+from clpds.errors import UserError
+from clpds.output import write_text
+from clpds.progress import progress
+from clpds.recipe import Train, load_recipe
+from clpds.resources import find
+from clpds.run_folder import METRICS
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A folder, a size, some seeds, and how many recipes may run at once."""
+
+    shared: Path
+    """Texts and the models that claims share."""
+    folder: Path
+    """This claim's, at this size."""
+    size: str
+    seeds: int
+    at_once: int
+
+    @property
+    def texts(self) -> Path:
+        """The texts that claims of this size share."""
+        return self.shared / f"texts-{self.size}"
+
+    def write_texts(self, languages: Sequence[str]) -> None:
+        """Chapters, task and, beside the first language's, verses of each; made once. For a toy a sixth of them."""
+        every = 6 if self.size == "toy" else 1
+        for language in languages:
+            if not (self.texts / f"{language}.task.heldout.jsonl").is_file():
+                write_chapters(language, self.texts, every)
+                write_task(language, self.texts)
+            if language != languages[0] and not (self.texts / f"{languages[0]}-{language}.train.txt").is_file():
+                write_verses(languages[0], language, self.texts, every)
+
+    def recipe(self, template: str, name: str, **values: Any) -> Path:
+        """Fill in ``recipes/reproduce/TEMPLATE.yaml.jinja`` as ``recipes/NAME.yaml`` of the claim's folder."""
+        file = find("recipes", Path("reproduce") / f"{template}.yaml.jinja")
+        jinja = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+        names = {"shared": self.shared, "texts": self.texts, "folder": self.folder}
+        out = self.folder / "recipes" / f"{name}.yaml"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        text = jinja.from_string(file.read_text(encoding="utf-8")).render(**names, **values)
+        if not out.is_file() or out.read_text(encoding="utf-8") != text:
+            write_text(out, text)
+        return out
+
+    def run(self, what: str, recipes: Sequence[Path]) -> None:
+        """Run the recipes, each in a process of its own; steps that are done are not done again.
+
+        UserError with the last line of the log of the first that fails; the others are then stopped and have saved.
+        """
+        at_once = min(self.at_once, len(recipes))
+        threads = max(1, len(os.sched_getaffinity(0)) // at_once)
+        stages = {path: [s for s in load_recipe(path).steps.values() if isinstance(s, Train)] for path in recipes}
+        before = {path: sum(_logged(stage) for stage in stages[path]) for path in recipes}
+        todo = sum(stage.steps for path in recipes for stage in stages[path]) - sum(before.values())
+        waiting, running = list(recipes), dict[Path, subprocess.Popen[bytes]]()
+        with progress(f"{what} (steps)", todo) as advance, _ended(running):
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    path = waiting.pop(0)
+                    running[path] = _start(path, threads)
+                time.sleep(0.2)
+                for path, process in list(running.items()):
+                    status = process.poll()
+                    now = sum(_logged(stage) for stage in stages[path])
+                    advance(now - before[path])
+                    before[path] = now
+                    if status is not None:
+                        del running[path]
+                    if status:
+                        raise UserError(_last_words(path, status))
+
+
+def _start(recipe: Path, threads: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "clpds.reproduction.alone", str(recipe)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    with recipe.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+@contextmanager
+def _ended(running: dict[Path, subprocess.Popen[bytes]]) -> Iterator[None]:
+    """After an error or Ctrl-C, which the processes have had too: let them save and end."""
+    try:
+        yield
+    finally:
+        for process in running.values():
+            process.send_signal(signal.SIGTERM)
+        for process in running.values():
+            process.wait()
+
+
+def _logged(stage: Train) -> int:
+    """The last step in the stage's metrics; 0 before there is one."""
+    try:
+        lines = (stage.out / METRICS).read_text(encoding="utf-8").splitlines()
+        return max((json.loads(line)["step"] for line in lines[-2:]), default=0)
+    except (OSError, ValueError):  # not there yet, or a line half written
+        return 0
+
+
+def _last_words(recipe: Path, status: int) -> str:
+    log = recipe.with_suffix(".log")
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    said = lines[-1] if lines else "it said nothing"
+    return f"{recipe} ended with status {status}: {said} (all of it: {log})"

@@ -1,0 +1,97 @@
+"""A result as files: JSON of every number, a PNG a figure, and one HTML page that opens without a network."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import matplotlib.style
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import EngFormatter
+
+from clpds import __version__
+from clpds.output import write_text
+from clpds.report.curves import BLUE, GREEN, PURPLE, STYLE, VERMILION
+from clpds.reproduction.result import Figure, Result
+
+COLORS = (VERMILION, BLUE, GREEN, PURPLE, "#E69F00", "#555555")
+MARKERS = ("o", "s", "^", "D", "v", "x")
+TEMPLATE = Path(__file__).with_name("page.html.jinja")
+PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy")
+
+
+def write_result(result: Result, out: Path, *, command: str, recipes: Mapping[str, Path]) -> Path:
+    """Write ``result.json``, the figures and ``report.html`` into ``out``; equal numbers and versions, equal bytes."""
+    pictures = []
+    for number, figure in enumerate(result.figures, 1):
+        picture = _png(figure)
+        (out / f"figure-{number}.png").write_bytes(picture)
+        pictures.append((figure.title, base64.b64encode(picture).decode()))
+    versions = {"clpds": __version__, **{name: version(name) for name in PACKAGES}}
+    document = {
+        "claim": result.title,
+        "published": result.published,
+        "measured": result.measured,
+        "shown": result.shown,
+        "command": command,
+        "versions": versions,
+        "table": [list(result.header), *map(list, result.rows)],
+        "numbers": result.numbers,
+    }
+    write_text(out / "result.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    jinja = Environment(undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = jinja.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        result=result,
+        pictures=pictures,
+        command=command,
+        versions=versions,
+        recipes={name: path.read_text(encoding="utf-8") for name, path in recipes.items()},
+    )
+    write_text(out / "report.html", page)
+    return out / "report.html"
+
+
+def _png(figure: Figure) -> bytes:
+    with matplotlib.style.context(["default", STYLE]):
+        drawn = Canvas(figsize=(7.2, 4.2), dpi=150, layout="constrained")
+        canvas = FigureCanvasAgg(drawn)
+        _draw(drawn.subplots(), figure)
+        buffer = io.BytesIO()
+        canvas.print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _draw(axes: Axes, figure: Figure) -> None:
+    for number, line in enumerate(figure.lines):
+        x = line.x[0]
+        seeds = np.array([np.interp(x, own, y) for own, y in zip(line.x, line.y, strict=True)])
+        seen = x > 0 if figure.log else x >= 0
+        color = COLORS[number % len(COLORS)]
+        axes.plot(
+            x[seen],
+            seeds.mean(axis=0)[seen],
+            color=color,
+            marker=MARKERS[number % len(MARKERS)],
+            markersize=4,
+            linewidth=1.6,
+            label=line.label,
+        )
+        if len(seeds) > 1:
+            low, high = seeds.min(axis=0), seeds.max(axis=0)
+            axes.fill_between(x[seen], low[seen], high[seen], color=color, alpha=0.18, linewidth=0)
+    if figure.goal:
+        name, level = figure.goal
+        axes.axhline(level, color="#888888", linewidth=1.0, linestyle=(0, (5, 4)), label=name)
+    if figure.log:
+        axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_xlabel(figure.x_label)
+    axes.set_ylabel(figure.y_label)
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    axes.legend()

@@ -1,0 +1,44 @@
+"""Arms of a comparison, each trained at its own best learning rate, on the same data in the same order."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clpds.reproduction.lab import Lab
+from clpds.reproduction.measure import Curve, read_curve
+
+Arm = Callable[[float, int], tuple[Path, Path]]
+"""From a learning rate and a seed to the recipe and the training run in it."""
+
+
+@dataclass(frozen=True)
+class Raced:
+    """What became of an arm."""
+
+    lr: float
+    tried: dict[float, float]
+    """Learning rate to last validation loss, of seed 0."""
+    runs: list[Path]
+    """One a seed, at the best learning rate."""
+
+    @property
+    def curves(self) -> list[Curve]:
+        """Validation loss of each seed."""
+        return [read_curve(run) for run in self.runs]
+
+    @property
+    def flops(self) -> float:
+        """Of one run."""
+        return float(self.curves[0].flops[-1])
+
+
+def race(lab: Lab, arms: Mapping[str, Arm], rates: Sequence[float]) -> dict[str, Raced]:
+    """Seed 0 of every arm at every rate; the others at the rate whose last validation loss was the lowest."""
+    lab.run("learning rates", [arm(lr, 0)[0] for arm in arms.values() for lr in rates])
+    tried = {name: {lr: float(read_curve(arm(lr, 0)[1]).quality[-1]) for lr in rates} for name, arm in arms.items()}
+    best = {name: min(losses, key=lambda lr: losses[lr]) for name, losses in tried.items()}
+    lab.run("seeds", [arm(best[name], seed)[0] for name, arm in arms.items() for seed in range(lab.seeds)])
+    return {
+        name: Raced(best[name], tried[name], [arm(best[name], seed)[1] for seed in range(lab.seeds)])
+        for name, arm in arms.items()
+    }

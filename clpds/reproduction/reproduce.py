@@ -1,0 +1,50 @@
+"""`clpds reproduce`: a claim of one of the five papers, measured here, as numbers, figures and a page."""
+
+import importlib
+import os
+import shlex
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from clpds.cli import Reproduce
+from clpds.reproduction.lab import Lab
+from clpds.reproduction.page import write_result
+from clpds.reproduction.result import Result
+
+FULL = {
+    "clp": ("reproduce/gpt2-xl-german.yaml", "reproduce/bloom-7b-german.yaml"),
+}
+
+
+def reproduce(options: Reproduce) -> None:
+    """Measure ``options.claim`` in ``options.out``; what is there already is not done again."""
+    lab = Lab(
+        shared=options.out,
+        folder=options.out / f"{options.claim}-{options.size}",
+        size=options.size,
+        seeds=options.seeds,
+        at_once=options.jobs or len(os.sched_getaffinity(0)),
+    )
+    room = importlib.import_module(f"clpds.reproduction.{options.claim}")
+    result: Result = getattr(room, options.claim)(lab)
+    command = ["clpds", "reproduce", options.claim, "--size", options.size, "--seeds", str(options.seeds)]
+    recipes = {path.name: path for path in sorted((lab.folder / "recipes").glob("*.yaml"))}
+    page = write_result(result, lab.folder, command=shlex.join(command), recipes=recipes)
+    show(result)
+    sys.stdout.write(f"page: {page}\n")
+
+
+def show(result: Result) -> None:
+    """The table and the verdict on the screen."""
+    table = Table(*result.header, title=result.title, title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+        column.no_wrap = True
+    for row in result.rows:
+        table.add_row(*row)
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    console.print(f"claimed: {result.published}", soft_wrap=True)
+    console.print(f"measured: {result.measured}", soft_wrap=True)

@@ -1,0 +1,66 @@
+"""WECHSEL against fresh weights, in four languages: Minixhofer, Paischer & Rekabsaz 2022, arXiv 2112.06598."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from clpds.reproduction.clp import wechsel_options
+from clpds.reproduction.decoders import SIZES, arms, language_recipe, source_recipe
+from clpds.reproduction.lab import Lab
+from clpds.reproduction.race import race
+from clpds.reproduction.result import Result
+from clpds.reproduction.savings import figures, numbers, savings, table
+
+LANGUAGES = {"de": "German", "fr": "French", "ru": "Russian", "tl": "Tagalog"}
+TOY = ("de",)
+
+
+def wechsel(lab: Lab) -> Result:
+    """The training effort, in steps, that WECHSEL saves in each language."""
+    size = SIZES[lab.size]
+    languages = TOY if lab.size == "toy" else tuple(LANGUAGES)
+    lab.write_texts(["en", *languages])
+    start, source = source_recipe(lab, size)
+    inputs = {language: language_recipe(lab, size, language, helper=language == "de") for language in languages}
+    lab.run("the English model and each language's inputs", [start, *(recipe for recipe, _ in inputs.values())])
+    saved = {}
+    for language, (_, target) in inputs.items():
+        starts: dict[str, str | Path] = {
+            "random": source.with_suffix(".json"),
+            "wechsel": wechsel_options(source, target),
+        }
+        saved[language] = savings(race(lab, arms(lab, size, source, target, starts), size.rates), "random")
+    rows, drawn, said = [], [], []
+    for language, arm in saved.items():
+        labels = {"random": f"{LANGUAGES[language]}: fresh weights", "wechsel": f"{LANGUAGES[language]}: WECHSEL"}
+        rows += table(arm, labels)
+        drawn += figures(arm, labels, LANGUAGES[language])[:1]
+        said.append(f"{LANGUAGES[language]} {arm['wechsel'].times()}")
+    return Result(
+        title="WECHSEL: an English decoder moved to four languages",
+        paper="Minixhofer, Paischer & Rekabsaz 2022, arXiv 2112.06598",
+        published="Up to 64 times less training effort than training a model of the same size from scratch.",
+        measured=f"Less training effort to the last loss of fresh weights: {', '.join(said)}.",
+        shown=all(arm["wechsel"].least > 0 for arm in saved.values()),
+        header=["", "loss before training", "last loss", "steps saved", "learning rate"],
+        rows=rows,
+        figures=drawn,
+        settings=[
+            ("models", f"Llama, {size.layers} layers, width {size.width}, {size.vocabulary:,} pieces"),
+            ("source", f"English, {size.source_steps} steps of 16 x 128 tokens"),
+            ("word embeddings", "fastText vectors of the same text; dictionary from the aligned verses"),
+            (
+                "arms",
+                f"{size.steps} steps of 16 x 128 tokens each, the same blocks in the same order, a cosine schedule",
+            ),
+            (
+                "text",
+                "Bible: three English versions, two French, one of the others; every twentieth chapter held out in all",
+            ),
+            (
+                "tuning",
+                f"each arm at the best of the rates {', '.join(f'{r:g}' for r in size.rates)} (seed 0, each language)",
+            ),
+            ("seeds", f"{lab.seeds}; ± is the standard deviation, the band the range"),
+        ],
+        numbers={"settings": asdict(size), "languages": {language: numbers(arm) for language, arm in saved.items()}},
+    )
