@@ -197,7 +197,7 @@ def _result(
             ("text", "Bible; every twentieth chapter held out, in all versions and languages"),
             (
                 "tuning",
-                f"each arm at the best of the rates {', '.join(f'{r:g}' for r in size.adapt_lrs)} (first language, seed 0)",
+                f"each arm at the best of the rates {', '.join(f'{r:g}' for r in size.adapt_lrs)} (seed 0)",
             ),
             ("seeds", f"{lab.seeds} of task and adaptation in {LANGUAGES[first]}, one elsewhere; one English model"),
         ],
