@@ -10,7 +10,10 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.conftest", "torch.distributed", "transformers", "deepspeed"])
+# What a rank of training imports, once for all of them. DeepSpeed imports the last when it builds an engine.
+_context.set_forkserver_preload(
+    ["tests.conftest", "tests.training.stages", "deepspeed.runtime.zero.muon.muon_optimizer"]
+)
 
 
 def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, timeout: float = 240) -> list[Any]:

@@ -1,4 +1,4 @@
-"""A masked stage under ZeRO-3: it is torch's AdamW, it goes on bit for bit, and it validates by fixed gaps."""
+"""A masked stage under ZeRO-3: it is torch's AdamW, it goes on on other ranks, and it validates by fixed gaps."""
 
 import json
 import shutil
@@ -75,20 +75,6 @@ def test_validation_hides_the_same_tokens_whatever_the_seed(inputs: dict[str, Pa
         scores.append(last["validation"]["german"])
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
     assert scores[0].keys() == {"loss"}
-
-
-def test_goes_on_bit_for_bit_with_dropout(tmp_path: Path) -> None:
-    inputs = write_inputs(tmp_path, shape="roberta", family="wordpiece")
-    task = stage(inputs, tmp_path / "run", objective="masked", saving=Saving(every=4))
-    run_ranks(2, run_stage, task)
-    shutil.copytree(task.out, tmp_path / "again")
-    shutil.rmtree(whole_checkpoints(tmp_path / "again")[-1])
-    again = replace(task, out=tmp_path / "again")
-    (message,) = run_ranks(1, refused, replace(again, mask_share=0.3))
-    assert "another mask_share" in message
-    run_ranks(2, run_stage, again)
-    assert curve(read_metrics(again.out)) == curve(read_metrics(task.out))
-    assert curve(read_metrics(again.out), "tokens") == curve(read_metrics(task.out), "tokens")
 
 
 def test_frozen_parts_go_on_on_another_number_of_ranks(tmp_path: Path) -> None:
