@@ -1,8 +1,8 @@
-# make setup | demo | test | lint | cluster. Each sets up what it needs by itself.
+# make setup | demo | test | lint | torture | cluster. Each sets up what it needs by itself.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint cluster clean
+.PHONY: setup demo test lint torture cluster clean
 
 setup: .venv/ready
 	@:
@@ -26,6 +26,10 @@ lint: setup
 
 test: lint
 	@$(BIN)/python -m pytest
+
+# Kill a training 54 times, start it again and compare: half an hour.
+torture: setup
+	@$(BIN)/python -m tests.torture
 
 # A real Slurm of two nodes on this machine, as the tests use it, until Ctrl-C; needs root, slurm-wlm and munge.
 cluster: setup

@@ -15,7 +15,7 @@ from pydantic import Field
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from clpds import __version__, recipe
-from clpds.errors import DEBUG, UserError, complain
+from clpds.errors import DEBUG, UserError, complain, said
 from clpds.recipe import Count, MaybeCount, MaybePath, MaybeText, NotNegative, VocabularyMethod
 
 Speed = Annotated[float, Field(gt=0)]
@@ -212,6 +212,9 @@ def main() -> None:
         room(verb)(options)
     except UserError as error:
         complain(verb, error)
+        sys.exit(2)
+    except OSError as error:
+        complain(verb, UserError(said(error)))
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write(f"clpds {verb}: interrupted; the same command goes on or starts again\n")

@@ -14,6 +14,12 @@ class UserError(Exception):
     """
 
 
+def said(error: OSError) -> str:
+    """What the system refused, and to which file: ``runs/de: No space left on device``."""
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    return reason if error.filename is None else f"{error.filename}: {reason}"
+
+
 def complain(verb: str, error: UserError) -> None:
     """Write the error to stderr: one line, whatever names of files and tensors it quotes."""
     if os.environ.get(DEBUG):

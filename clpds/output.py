@@ -4,14 +4,13 @@ Everything goes into ``NAME.partial`` beside the goal and is renamed when comple
 is ``NAME.old`` for the moment between two renames; a process killed in it leaves that to be put back.
 """
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from clpds.errors import UserError
+from clpds.errors import UserError, said
 
 
 def check_free(out: Path, *, overwrite: bool) -> None:
@@ -58,7 +57,8 @@ def new_folder(out: Path, *, overwrite: bool = False, need: int = 0) -> Iterator
     """Yield an empty folder to fill; it becomes ``out`` when the block ends without an error.
 
     ``need`` is the size in bytes to be written. After an error or an interruption nothing is left,
-    and what stood at ``out`` stands. UserError where the folder cannot be made or the disk fills up.
+    and what stood at ``out`` stands. UserError where the folder cannot be made, or the system refuses to
+    read or write something on the way: a full disk, a quota, a disk that fails.
     """
     check_free(out, overwrite=overwrite)
     check_disk(out, need)
@@ -68,14 +68,14 @@ def new_folder(out: Path, *, overwrite: bool = False, need: int = 0) -> Iterator
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror} ({error.filename})") from error
+        raise UserError(f"{out} cannot be written: {said(error)}") from error
     try:
         yield partial
         replace_folder(partial, out)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"{out} cannot be written: {error.strerror}; nothing was kept of it") from error
+        if isinstance(error, OSError):
+            raise UserError(f"{out} cannot be written: {said(error)}; nothing was kept of it") from error
         raise
 
 
@@ -86,7 +86,7 @@ def made_folder(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder} cannot be made: {error.strerror} ({error.filename})") from error
+        raise UserError(f"{folder} cannot be made: {said(error)}") from error
     try:
         yield
     except BaseException:
@@ -101,7 +101,7 @@ def made_folder(folder: Path) -> Iterator[None]:
 def replace_folder(new: Path, out: Path) -> None:
     """Rename ``new`` to ``out``; a folder that stood there is moved aside first, then removed."""
     for file in new.rglob("*"):
-        _sync(file)
+        sync(file)
     old = _beside(out, "old")
     shutil.rmtree(old, ignore_errors=True)
     try:
@@ -111,7 +111,7 @@ def replace_folder(new: Path, out: Path) -> None:
     except BaseException:
         _put_back(out)
         raise
-    sync_folder(out.parent)
+    sync(out.parent)
     if old.exists():
         old.rename(new)  # half removed, it must not be what is put back
         shutil.rmtree(new, ignore_errors=True)
@@ -120,16 +120,31 @@ def replace_folder(new: Path, out: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically: readers see the old text or the new, never a part."""
     partial = _beside(path, "partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with naming(path), partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename inside ``folder`` survive a power cut."""
-    _sync(folder)
+def sync(path: Path) -> None:
+    """Make a file, or the renames inside a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with naming(path):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError that arises at an open file say which one it is."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _beside(out: Path, suffix: str) -> Path:
@@ -140,11 +155,3 @@ def _put_back(out: Path) -> None:
     """Undo the first of the two renames where the second did not come."""
     if not out.exists() and (old := _beside(out, "old")).exists():
         old.rename(out)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

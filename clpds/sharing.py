@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clpds.errors import UserError
+from clpds.errors import UserError, said
 from clpds.output import new_folder
 from launcher.rendezvous import mpi_world
 
@@ -55,7 +55,8 @@ class World:
         try:
             result = work()
         except (UserError, OSError) as error:
-            problem = " ".join(str(error).split()) or type(error).__name__, socket.gethostname()
+            text = said(error) if isinstance(error, OSError) else str(error)
+            problem = text, socket.gethostname()
         problems = self.gather(problem)
         for rank, failed in enumerate(problems):
             if failed is not None:

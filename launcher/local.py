@@ -1,5 +1,6 @@
 """Start the ranks of a training stage on this machine, and end them together."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from types import FrameType
 from launcher.rendezvous import free_port
 
 GRACE = 30.0  # seconds for the other ranks to end after one has failed
+LAUNCHER = "CLPDS_LAUNCHER"  # the process that starts the ranks, in their environment
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 def run_ranks(arguments: Sequence[str], ranks: int) -> int:
@@ -19,6 +22,7 @@ def run_ranks(arguments: Sequence[str], ranks: int) -> int:
     SIGTERM and Ctrl-C go to every rank, which then saves and ends by itself.
     """
     shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared[LAUNCHER] = str(os.getpid())
     threads = max(1, len(os.sched_getaffinity(0)) // ranks)
     shared["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
     processes = [
@@ -42,6 +46,18 @@ def run_ranks(arguments: Sequence[str], ranks: int) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_with_launcher() -> None:
+    """Let the kernel end this process with the one that `run_ranks` ran in, even where that is killed.
+
+    Nobody would end ranks without a launcher when one of them fails, and they would train beside those of a new start.
+    """
+    launcher = os.environ.get(LAUNCHER)
+    if launcher is not None and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(launcher):  # it was killed before the kernel knew
+            os._exit(1)
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> int:

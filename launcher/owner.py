@@ -1,7 +1,13 @@
-"""A run's folder belongs to one job at a time: ``job.json`` in it names the owner."""
+"""A run's folder belongs to one job at a time, which ``job.json`` names, and to one training: ``lock`` names that.
+
+The job is asked of Slurm. The training holds a lock that ends with its processes, whoever ends them.
+"""
 
 import fcntl
 import json
+import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +18,58 @@ from clpds.output import made_folder
 from launcher.slurm import in_queue
 
 FILE = "job.json"
+LOCK = "lock"
+PATIENCE = 5.0  # seconds for the ranks of an earlier start to be gone
+
+
+class InUseError(UserError):
+    """Another training has the run's folder, and nothing in it may be changed."""
+
+
+def take(run: Path) -> IO[str]:
+    """What rank 0 does before anything in the run's folder is read or changed: lock it, and say who has it.
+
+    The run is free again when the file is closed and those of ``join``, at the latest when the processes end. The
+    folder is made where it does not exist. Raises InUseError that names the owner where ranks of another start live.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    file = (run / LOCK).open("a+", encoding="utf-8")
+    deadline = time.monotonic() + PATIENCE
+    while not _locked(file, fcntl.LOCK_EX):  # fails as long as any rank of another start shares the lock
+        if time.monotonic() > deadline:
+            file.seek(0)
+            raise InUseError(
+                f"{run} is in use by {file.read().strip() or 'another training'}: wait for it or choose another out; "
+                f"if no such process is left, remove {run / LOCK}"
+            )
+        time.sleep(0.1)
+    job = os.environ.get("SLURM_JOB_ID")
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}{f', job {job}' if job else ''}\n")
+    file.flush()
+    return _shared(run, file)
+
+
+def join(run: Path) -> IO[str]:
+    """What the other ranks do once rank 0 has taken the run, so that it is in use until the last of them has ended."""
+    return _shared(run, (run / LOCK).open(encoding="utf-8"))
+
+
+def _shared(run: Path, file: IO[str]) -> IO[str]:
+    if not _locked(file, fcntl.LOCK_SH):
+        raise InUseError(f"{run} was taken by another training at this moment; choose another out")
+    return file
+
+
+def _locked(file: IO[str], kind: int) -> bool:
+    """Whether this process has the lock now; a file system without locks keeps nobody apart."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from clpds.errors import UserError, complain
 from clpds.recipe import Train, load_stage
 from clpds.run_folder import saved_step, take_stop, write_state
 from clpds.training.stopping import StopFlag, stop_flag
+from launcher.local import end_with_launcher
+from launcher.owner import InUseError
 from launcher.rendezvous import export_rank
 
 
@@ -15,13 +17,15 @@ def train_step(options: TrainStep) -> None:
     """Run the recipe's training stage on this rank; only rank 0 prints."""
     _, stage = load_stage(options.recipe, options.overrides, options.step)
     status = 0
+    end_with_launcher()
     try:
         with stop_flag() as flag:  # before the heavy imports: a signal that comes early is kept
             export_rank()
             _train(stage, flag)
     except UserError as error:
         complain("train", error)
-        _note_failure(stage, str(error))
+        if not isinstance(error, InUseError):
+            _note_failure(stage, str(error))
         status = 2
     except SystemExit as leaving:
         status = int(leaving.code or 0)

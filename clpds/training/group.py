@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from clpds.errors import UserError
+from clpds.errors import UserError, said
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)  # DeepSpeed's own default became 10, too short for a slow shared disk
@@ -47,7 +47,7 @@ def first_rank() -> bool:
 
 
 def agree(work: Callable[[], T]) -> T:
-    """Do ``work`` on every rank; where it raises UserError on some, all ranks raise it together.
+    """Do ``work`` on every rank; where it raises UserError or OSError on some, all raise one UserError together.
 
     So a file that only one node lacks is one message, not a hang of the others.
     """
@@ -55,13 +55,16 @@ def agree(work: Callable[[], T]) -> T:
     try:
         result = work()
     except UserError as error:
-        problem = str(error)
-    problems: list[str | None] = [None] * dist.get_world_size()
+        problem = error
+    except OSError as error:
+        problem = UserError(said(error))
+    problems: list[UserError | None] = [None] * dist.get_world_size()
     dist.all_gather_object(problems, problem)
-    failed = [rank for rank, text in enumerate(problems) if text is not None]
+    failed = {rank: error for rank, error in enumerate(problems) if error is not None}
     if failed:
         where = "" if len(failed) == len(problems) else f" (rank {', '.join(map(str, failed))} only)"
-        raise UserError(f"{problems[failed[0]]}{where}")
+        first = next(iter(failed.values()))
+        raise type(first)(f"{first}{where}")
     return result  # type: ignore[return-value]
 
 

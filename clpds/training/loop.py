@@ -26,6 +26,7 @@ from clpds.training.schedule import learning_rate
 from clpds.training.setup import Inputs, identity, open_inputs, open_model, prepare_run
 from clpds.training.stopping import StopFlag
 from clpds.training.validation import validate
+from launcher.owner import join, take
 
 BAD_IN_A_ROW = 10  # steps with a non-finite loss or gradient before the run gives up
 
@@ -39,12 +40,16 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
     objective = agree(lambda: objective_of(stage, inputs.mixture.corpora[0]))
     config = agree(lambda: deepspeed_config(stage, dist.get_world_size()))
     checkpoint = open_model(stage, inputs)
+    lock = agree(lambda: take(stage.out) if first_rank() else None)
+    lock = agree(lambda: lock or join(stage.out))  # until it is closed, at the end
     same = identity(stage, inputs, checkpoint)
     resume = on_first_rank(lambda: saving.find_checkpoint(stage.out, same))
     prepare_run(stage, checkpoint)
     done = read_trainer(resume) if resume else {"step": 0, "world_size": dist.get_world_size()}
     if done["step"] >= stage.steps:
         return Position(done["step"], done["tokens"])
+    if resume:
+        saving.require_sound(resume)
     if resume and done["world_size"] != dist.get_world_size():
         resume = saving.universal(resume)
         config["checkpoint"] = {"load_universal": True}
@@ -56,8 +61,12 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
     objective.check(engine)
     position = saving.load(engine, resume) if resume else Position()
 
+    def sync() -> None:
+        if metrics:
+            metrics.sync()
+
     loop = Loop(stage, objective, inputs, engine, device)
-    metrics = Metrics(stage.out, start=position.step, steps=stage.steps) if first_rank() else None
+    metrics = agree(lambda: Metrics(stage.out, start=position.step, steps=stage.steps) if first_rank() else None)
     if metrics and position.step:
         metrics.say(f"resuming from step {position.step}")
     tokens = stage.global_batch * inputs.mixture.sequence_length  # of a step, predicted or not
@@ -73,7 +82,7 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
             score()
         saved = position.step
         while position.step < stage.steps:
-            step = loop.step(position, flag)
+            step = loop.step(position, stop=flag.number != 0 or (metrics is not None and metrics.refused is not None))
             if metrics and position.step % stage.log_every == 0:
                 cost = flops.of(tokens, tokens if objective.every_token else step.tokens)
                 achieved = cost / step.seconds / dist.get_world_size()
@@ -92,8 +101,11 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
                 )
             if _due(position.step, stage.validation.every, stage.steps):
                 score()
+            due = step.stop or _due(position.step, stage.saving.every, stage.steps)
+            if due:
+                on_first_rank(sync)
             sound = loop.bad_in_a_row == 0  # else the weights may be spoilt: older checkpoints are worth more
-            if sound and (step.stop or _due(position.step, stage.saving.every, stage.steps)):
+            if due and sound:
                 saving.save(engine, stage, same, position)
                 saved = position.step
             if step.stop and position.step < stage.steps:
@@ -101,6 +113,7 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
         if loop.bad_in_a_row:
             raise UserError(f"the loss or gradient of the last step of {stage.out} was not finite; lower optimizer.lr")
         if saved != position.step:
+            on_first_rank(sync)
             saving.save(engine, stage, same, position)
         return position
     finally:
@@ -137,8 +150,8 @@ class Loop:
         self.engine, self.device = engine, device
         self.bad_in_a_row = 0
 
-    def step(self, position: Position, flag: StopFlag) -> StepResult:
-        """Do the global batch number ``position.step`` and advance ``position``."""
+    def step(self, position: Position, *, stop: bool) -> StepResult:
+        """Do the global batch number ``position.step`` and advance ``position``; ``stop`` is this rank's wish."""
         start = time.perf_counter()
         stage, engine = self.stage, self.engine
         batches = [self._batch(indices) for indices in rank_indices(stage, position.step)]
@@ -156,13 +169,13 @@ class Loop:
             # DeepSpeed divides by the number of ranks and of micro batches; we want the mean over tokens.
             engine.backward(loss * (dist.get_world_size() * len(batches) / tokens))
             engine.step()
-        asked = flag.number != 0 or (first_rank() and asked_to_stop(stage.out))
-        (nll_all, stop) = total([nll.item(), float(asked)], self.device)
+        asked = stop or (first_rank() and asked_to_stop(stage.out))
+        (nll_all, wishes) = total([nll.item(), float(asked)], self.device)
         position.step += 1
         position.tokens += int(tokens)
         mean, norm = _finite(nll_all / tokens), _finite(float(engine.get_global_grad_norm()))
         self._count_bad(mean is None or norm is None or engine.skipped_steps > skipped, position.step)
-        return StepResult(mean, lr, norm, int(tokens), time.perf_counter() - start, stop > 0)
+        return StepResult(mean, lr, norm, int(tokens), time.perf_counter() - start, wishes > 0)
 
     def _batch(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         batch = self.inputs.mixture.batch(indices, isolate=self.stage.isolate_documents)

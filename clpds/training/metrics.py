@@ -1,9 +1,11 @@
 """What a run tells: metrics.jsonl, TensorBoard, one line or bar on the screen. Rank 0 only."""
 
 import json
+import os
 import resource
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from clpds.errors import UserError
+from clpds.output import naming, write_text
+from clpds.run_folder import METRICS
+
 
 class Metrics:
     """Open for the steps after ``start``; lines of later steps, from a run that was cut off, are dropped."""
 
     def __init__(self, run: Path, *, start: int, steps: int) -> None:
-        self.path = run / "metrics.jsonl"
+        self.path = run / METRICS
+        self.refused: OSError | None = None
+        """Why a line could not be written; the run then ends, since a gap would stay."""
         _keep_until(self.path, start)
         self._file = self.path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
@@ -35,10 +43,14 @@ class Metrics:
 
     def log(self, step: int, **values: Any) -> None:
         """Append a line; nested values become ``validation/german/loss`` in TensorBoard."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in _flatten(values):
-            self._board.add_scalar(name, value, step)
+        try:
+            with naming(self.path):
+                self._file.write(json.dumps({"step": step, **values}) + "\n")
+                self._file.flush()
+            for name, value in _flatten(values):
+                self._board.add_scalar(name, value, step)
+        except OSError as error:
+            self.refused = error
         if "loss" in values:
             loss = "not finite" if values["loss"] is None else f"{values['loss']:.3f}"
             self._show(step, f"loss {loss}, {values['tokens_per_second']:,.0f} tokens/s")
@@ -53,12 +65,20 @@ class Metrics:
         else:
             sys.stderr.write(text + "\n")
 
+    def sync(self) -> None:
+        """Make all lines survive a power cut, before a checkpoint says that their steps are done; or OSError."""
+        if self.refused:
+            raise self.refused
+        with naming(self.path):
+            os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Write out everything."""
         if self._bar:
             self._bar.stop()
-        self._file.close()
-        self._board.close()
+        with suppress(OSError):  # of a disk that is full: `sync` has said so
+            self._board.close()
+            self._file.close()
 
     def _show(self, step: int, note: str) -> None:
         if self._bar:
@@ -78,10 +98,17 @@ def memory_peak(device: torch.device) -> int:
 def _keep_until(path: Path, step: int) -> None:
     if not path.is_file():
         return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    # Nothing of a run that begins again from nothing: it measures the loss at step 0 again.
-    kept = [line for line in lines if step and line.endswith("}") and json.loads(line)["step"] <= step]
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    # Nothing is kept of a run that begins again from nothing: it measures the loss at step 0 again.
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if step else []
+    kept = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if number < len(lines):  # the last is what a process that was killed had written of it
+                raise UserError(f"line {number} of {path} is no line of metrics; mend or remove it") from error
+    write_text(path, "".join(line + "\n" for line in kept))
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

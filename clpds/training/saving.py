@@ -2,27 +2,34 @@
 
 ``RUN/checkpoints/step-00000100/`` holds DeepSpeed's files, ``trainer.json`` and ``manifest.json``;
 ``latest`` names the newest. A checkpoint is written as ``.partial`` and renamed when every rank is
-done, so a name without ``.partial`` is whole, and ``latest`` never names an incomplete one.
+done, so a name without ``.partial`` is whole, and ``latest`` never names an incomplete one. The hashes
+in the manifest are compared before a checkpoint is resumed from.
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
-from clpds import provenance
+from clpds import manifest, provenance
 from clpds.errors import UserError
-from clpds.manifest import hash_files, write_manifest
-from clpds.output import replace_folder, sync_folder, write_text
+from clpds.manifest import check_manifest, hash_files, write_manifest
+from clpds.output import naming, replace_folder, sync, write_text
 from clpds.recipe import Train
 from clpds.run_folder import LATEST, TRAINER, read_trainer, whole_checkpoints
-from clpds.training.group import on_first_rank
+from clpds.training.group import agree, on_first_rank
+
+LEFT = re.compile(r"step-\d{8}\.(partial|old|universal)")  # by a start that was killed
 
 
 @dataclass
@@ -36,14 +43,33 @@ class Position:
 
 
 def save(engine: Any, stage: Train, identity: dict[str, Any], position: Position) -> None:
-    """Write the checkpoint of ``position`` together with all ranks and drop the oldest ones."""
+    """Write the checkpoint of ``position`` together with all ranks and drop the oldest ones.
+
+    Raises UserError on all ranks where a disk is full or fails; the checkpoints before stand.
+    """
     folder = stage.out / "checkpoints"
     name = f"step-{position.step:08d}"
     partial = folder / f"{name}.partial"
+    try:
+        _save(engine, stage, identity, position, partial)
+    except UserError as error:
+        on_first_rank(lambda: shutil.rmtree(partial, ignore_errors=True))
+        raise UserError(f"{folder / name} cannot be saved ({error}); the same command goes on from before") from error
+
+
+def _save(engine: Any, stage: Train, identity: dict[str, Any], position: Position, partial: Path) -> None:
+    folder, name = partial.parent, partial.stem
     on_first_rank(lambda: shutil.rmtree(partial, ignore_errors=True))
-    engine.save_checkpoint(str(folder), tag=partial.name, save_latest=False, exclude_frozen_parameters=False)
+    with _writing(engine) as refused:
+        engine.save_checkpoint(str(folder), tag=partial.name, save_latest=False, exclude_frozen_parameters=False)
+
+    def hash_own() -> dict[str, tuple[int, str]]:
+        for error in refused:
+            raise error
+        return hash_files(_own_files(partial))
+
     hashes: list[dict[str, tuple[int, str]]] = [{}] * dist.get_world_size()
-    dist.all_gather_object(hashes, hash_files(_own_files(partial)))
+    dist.all_gather_object(hashes, agree(hash_own))
 
     def finish() -> None:
         document = {
@@ -54,10 +80,10 @@ def save(engine: Any, stage: Train, identity: dict[str, Any], position: Position
             "stage": provenance.parameters(stage),
             "identity": identity,
         }
-        (partial / TRAINER).write_text(json.dumps(document, indent=2) + "\n")
+        write_text(partial / TRAINER, json.dumps(document, indent=2) + "\n")
         files = {file: entry for rank in hashes for file, entry in rank.items()}
         write_manifest(partial, files | hash_files([partial / TRAINER]))
-        sync_folder(partial)
+        sync(partial)
         replace_folder(partial, folder / name)
         write_text(folder / LATEST, name + "\n")
         for old in whole_checkpoints(stage.out)[: -stage.saving.keep_last]:
@@ -66,15 +92,54 @@ def save(engine: Any, stage: Train, identity: dict[str, Any], position: Position
     on_first_rank(finish)
 
 
+@contextmanager
+def _writing(engine: Any) -> Iterator[list[OSError]]:
+    """Let what DeepSpeed writes reach the disk, and collect what the system refuses instead of raising it.
+
+    Raised inside of ``save_checkpoint`` it would leave the other ranks in its barriers, for half an hour.
+    """
+    refused: list[OSError] = []
+    writer, usual = engine.checkpoint_engine, engine.checkpoint_engine.save
+
+    def save(state_dict: Any, path: str) -> None:
+        try:
+            with naming(Path(path)), Path(path).open("wb") as file:
+                try:
+                    torch.save(state_dict, file)
+                except RuntimeError as error:  # of the archive's end, which cannot be written either
+                    raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            refused.append(error)
+
+    writer.save = save
+    engine._copy_recovery_script = lambda folder: None  # a file of DeepSpeed's; `clpds convert` does what it does
+    try:
+        yield refused
+    finally:
+        writer.save = usual
+
+
 def delete(checkpoint: Path) -> None:
-    """Remove a checkpoint; its manifest goes first, so that half a checkpoint never looks whole."""
-    (checkpoint / "manifest.json").unlink(missing_ok=True)
-    shutil.rmtree(checkpoint)
+    """Remove a checkpoint; it is renamed first, so that half a checkpoint never looks whole."""
+    shutil.rmtree(checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}.old")))
 
 
 def find_checkpoint(run: Path, identity: dict[str, Any]) -> Path | None:
-    """The newest whole checkpoint to resume from, or None; UserError where it is of another identity."""
+    """The newest whole checkpoint to resume from, or None; UserError where it is of another identity.
+
+    Rank 0 alone calls it. What a start that was killed left half done is removed; a checkpoint that has lost a file
+    or a part of one is passed over, aloud.
+    """
+    there = sorted((run / "checkpoints").glob("step-*"))
+    for left in there:
+        if LEFT.fullmatch(left.name):
+            shutil.rmtree(left)
     whole = whole_checkpoints(run)
+    for folder in there:
+        if (folder / manifest.FILE).exists() and folder not in whole:
+            sys.stderr.write(f"{folder} is passed over: {check_manifest(folder, deep=False)[0]}\n")
     if not whole:
         return None
     before = read_trainer(whole[-1])["identity"]
@@ -82,6 +147,20 @@ def find_checkpoint(run: Path, identity: dict[str, Any]) -> Path | None:
     if changed:
         raise UserError(f"{run} was started with another {changed[0]}; choose another out, or remove the folder")
     return whole[-1]
+
+
+def require_sound(checkpoint: Path) -> None:
+    """UserError on all ranks, naming the file, unless all bytes are those written; the ranks share the reading.
+
+    To go on from an older one is the user's decision: a disk that changes bytes may have changed others.
+    """
+
+    def check() -> None:
+        problems = check_manifest(checkpoint, deep=True, part=(dist.get_rank(), dist.get_world_size()))
+        if problems:
+            raise UserError(f"{checkpoint} is damaged: {problems[0]}; remove it to go on from the one before, if any")
+
+    agree(check)
 
 
 def universal(checkpoint: Path) -> Path:
