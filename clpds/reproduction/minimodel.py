@@ -38,12 +38,12 @@ class Size:
     """The first is measured with every seed, the others with one."""
     source_lr: float = 1.5e-3
     task_lr: float = 5e-4
-    adapt_lrs: tuple[float, ...] = (3e-3, 1e-2)
+    rates: tuple[float, ...] = (3e-3, 1e-2)
 
 
 SIZES = {
-    "toy": Size(64, 4, 1, 2048, 200, 100, 60, 3, ("de",), adapt_lrs=(1e-2,)),
-    "small": Size(128, 6, 2, 8192, 3000, 1500, 1000, 10, ("de", "fr", "es", "ru", "vi")),
+    "toy": Size(64, 4, 1, 2048, 200, 100, 60, 3, ("de",), rates=(1e-2,)),
+    "small": Size(128, 6, 2, 8192, 2000, 800, 400, 8, ("de", "fr", "es", "ru", "vi")),
 }
 
 
@@ -83,7 +83,7 @@ def minimodel(lab: Lab) -> Result:
         return recipe, out / "run"
 
     first = size.languages[0]
-    raced = race(lab, {model: partial(adapt, first, model) for model in MODELS}, size.adapt_lrs)
+    raced = race(lab, {model: partial(adapt, first, model) for model in MODELS}, size.rates)
     rates = {model: arm.lr for model, arm in raced.items()}
     lab.run("other languages", [adapt(lg, model, rates[model], 0)[0] for lg in size.languages[1:] for model in MODELS])
     arms = {
@@ -197,7 +197,7 @@ def _result(
             ("text", "Bible; every twentieth chapter held out, in all versions and languages"),
             (
                 "tuning",
-                f"each arm at the best of the rates {', '.join(f'{r:g}' for r in size.adapt_lrs)} (seed 0)",
+                f"each arm at the best of the rates {', '.join(f'{r:g}' for r in size.rates)} (seed 0)",
             ),
             ("seeds", f"{lab.seeds} of task and adaptation in {LANGUAGES[first]}, one elsewhere; one English model"),
         ],
