@@ -8,7 +8,7 @@ from clpds.reproduction.lab import Lab
 from clpds.reproduction.measure import total_flops
 from clpds.reproduction.race import race
 from clpds.reproduction.result import Result
-from clpds.reproduction.savings import Savings, figures, numbers, savings, table
+from clpds.reproduction.savings import HEADER, Savings, figures, numbers, savings, table
 
 LABELS = {
     "random": "fresh weights",
@@ -63,7 +63,7 @@ def _result(size: Size, seeds: int, saved: dict[str, Savings], helper: float) ->
             "what an arm costs; it is not counted."
         ),
         shown=best.beats(wechsel) and best.least > 0,
-        header=["", "loss before training", "last loss", "steps saved", "learning rate"],
+        header=HEADER,
         rows=table(saved, LABELS),
         figures=figures(saved, LABELS, "German"),
         settings=[

@@ -43,6 +43,7 @@ def source_recipe(lab: Lab, size: Size) -> tuple[Path, Path]:
         "source",
         source=folder,
         config=config,
+        words=True,
         vocabulary=size.vocabulary,
         steps=size.source_steps,
         lr=size.source_lr,

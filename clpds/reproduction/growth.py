@@ -9,7 +9,7 @@ from clpds.reproduction.lab import Lab
 from clpds.reproduction.measure import Spread
 from clpds.reproduction.race import race
 from clpds.reproduction.result import Result
-from clpds.reproduction.savings import figures, numbers, savings, table
+from clpds.reproduction.savings import HEADER, figures, numbers, savings, table
 
 LABELS = {
     "random": "large, fresh weights",
@@ -30,6 +30,7 @@ def growth(lab: Lab) -> Result:
         "source",
         source=source,
         config=shape,
+        words=False,
         vocabulary=small.vocabulary,
         steps=small.source_steps,
         lr=small.source_lr,
@@ -58,7 +59,7 @@ def growth(lab: Lab) -> Result:
             "small one trained on."
         ),
         shown=abs(before.mean - own.mean) < 1e-3 and min(better.values) > 0,
-        header=["", "loss before training", "last loss", "steps saved", "learning rate"],
+        header=HEADER,
         rows=table(saved, LABELS),
         figures=figures(saved, LABELS, "English"),
         settings=[

@@ -21,6 +21,7 @@ from clpds.progress import progress
 from clpds.recipe import Train, load_recipe
 from clpds.resources import find
 from clpds.run_folder import METRICS
+from launcher.local import LAUNCHER
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Lab:
 
 def _start(recipe: Path, threads: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "clpds.reproduction.alone", str(recipe)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), LAUNCHER: str(os.getpid())}
     with recipe.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 

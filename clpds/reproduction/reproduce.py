@@ -39,9 +39,10 @@ def reproduce(options: Reproduce) -> None:
 def show(result: Result) -> None:
     """The table and the verdict on the screen."""
     table = Table(*result.header, title=result.title, title_justify="left")
+    for column in table.columns:
+        column.no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
-        column.no_wrap = True
     for row in result.rows:
         table.add_row(*row)
     console = Console(highlight=False, markup=False)

@@ -31,7 +31,7 @@ class Savings:
     def said(self) -> str:
         """``62 % ± 3 %``, or how many seeds got there at all."""
         if self.reached < len(self.shares):
-            return f"{self.reached} of {len(self.shares)} seeds reach it"
+            return f"{self.reached} of {len(self.shares)} reach it"
         return Spread(self.shares).said(".0%")
 
     def times(self) -> str:
@@ -51,6 +51,9 @@ def _savings(arm: Raced, goals: list[float]) -> Savings:
         steps = cost_to_reach(curve.steps, curve.quality, goal)
         shares.append(-1.0 if steps is None else 1 - steps / float(curve.steps[-1]))
     return Savings(arm, tuple(shares), sum(share >= 0 for share in shares))
+
+
+HEADER = ("", "first loss", "last loss", "steps saved", "best rate")
 
 
 def table(saved: Mapping[str, Savings], labels: Mapping[str, str]) -> list[list[str]]:

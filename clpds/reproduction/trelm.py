@@ -148,7 +148,7 @@ def _result(size: Size, seeds: int, raced: dict[str, Raced], steps: int) -> Resu
             f"(chance {chance:.1%})."
         ),
         shown=min(better) > 0,
-        header=["", "nats a hidden token", "accuracy in the task", "FLOPs", "learning rate"],
+        header=["", "loss", "accuracy", "FLOPs", "best rate"],
         rows=rows,
         figures=[
             Figure(

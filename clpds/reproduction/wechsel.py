@@ -8,7 +8,7 @@ from clpds.reproduction.decoders import SIZES, arms, language_recipe, source_rec
 from clpds.reproduction.lab import Lab
 from clpds.reproduction.race import race
 from clpds.reproduction.result import Result
-from clpds.reproduction.savings import figures, numbers, savings, table
+from clpds.reproduction.savings import HEADER, figures, numbers, savings, table
 
 LANGUAGES = {"de": "German", "fr": "French", "ru": "Russian", "tl": "Tagalog"}
 TOY = ("de",)
@@ -41,7 +41,7 @@ def wechsel(lab: Lab) -> Result:
         published="Up to 64 times less training effort than training a model of the same size from scratch.",
         measured=f"Less training effort to the last loss of fresh weights: {', '.join(said)}.",
         shown=all(arm["wechsel"].least > 0 for arm in saved.values()),
-        header=["", "loss before training", "last loss", "steps saved", "learning rate"],
+        header=HEADER,
         rows=rows,
         figures=drawn,
         settings=[
