@@ -16,9 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from clpds.errors import UserError
 from clpds.output import naming, write_text
-from clpds.run_folder import METRICS
+from clpds.run_folder import METRICS, read_metrics
 from clpds.training.divergence import WINDOW, spikes
 
 
@@ -29,7 +28,8 @@ class Metrics:
         self.path = run / METRICS
         self.refused: OSError | None = None
         """Why a line could not be written; the run then ends, since a gap would stay."""
-        lines = _keep_until(self.path, start)
+        lines = [line for line in read_metrics(run) if line["step"] <= start]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
         self._losses = deque((line["loss"] for line in lines if line.get("loss") is not None), maxlen=WINDOW + 2)
         self._file = self.path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
@@ -107,23 +107,6 @@ def memory_peak(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _keep_until(path: Path, step: int) -> list[dict[str, Any]]:
-    """Drop the lines of later steps; those that stay."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept: list[str] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            if number < len(lines):  # the last is what a process that was killed had written of it
-                raise UserError(f"line {number} of {path} is no line of metrics; mend or remove it") from error
-    write_text(path, "".join(line + "\n" for line in kept))
-    return [json.loads(line) for line in kept]
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
