@@ -1,6 +1,7 @@
 """The one error that a user can do something about, and how it is said."""
 
 import os
+import shutil
 import sys
 import traceback
 
@@ -16,6 +17,8 @@ class UserError(Exception):
 
 def said(error: OSError) -> str:
     """What the system refused, and to which file: ``runs/de: No space left on device``."""
+    if isinstance(error, shutil.Error):  # of a folder's copy: (from, to, why) for each file
+        return str(error.args[0][0][2])
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
     return reason if error.filename is None else f"{error.filename}: {reason}"
 

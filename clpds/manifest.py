@@ -4,7 +4,7 @@ It is written last, so a checkpoint folder without one was never finished.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import xxhash
@@ -12,6 +12,7 @@ import xxhash
 from clpds.errors import UserError
 from clpds.inside import require_inside
 from clpds.output import write_text
+from clpds.progress import progress
 
 FILE = "manifest.json"
 CHUNK = 16 * 2**20  # bytes read at once
@@ -45,21 +46,26 @@ def check_manifest(folder: Path, *, deep: bool, part: tuple[int, int] = (0, 1)) 
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is no valid manifest ({type(error).__name__}: {error})") from error
     require_inside(path, *files)
-    problems = []
+    problems, right = [], {}
     for name, (size, digest) in list(files.items())[part[0] :: part[1]]:
         file = folder / name
         if not file.is_file():
             problems.append(f"{name} is missing")
         elif (found := file.stat().st_size) != size:
             problems.append(f"{name} has {found} bytes instead of {size}")
-        elif deep and _hash(file) != digest:
-            problems.append(f"{name} is not what was written (its hash differs)")
+        else:
+            right[name] = digest
+    if deep:
+        with progress(f"checking {folder} (MB)", sum(files[name][0] for name in right) // 10**6) as advance:
+            wrong = [name for name, digest in right.items() if _hash(folder / name, advance) != digest]
+        problems += [f"{name} is not what was written (its hash differs)" for name in wrong]
     return problems
 
 
-def _hash(path: Path) -> str:
+def _hash(path: Path, advance: Callable[[float], None] = lambda megabytes: None) -> str:
     state = xxhash.xxh3_128()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             state.update(chunk)
+            advance(len(chunk) / 10**6)
     return state.hexdigest()

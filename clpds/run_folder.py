@@ -92,6 +92,25 @@ def read_trainer(checkpoint: Path) -> dict[str, Any]:
     return document
 
 
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl``, none where there is no such file; UserError that names a damaged one.
+
+    The last line may be what a process that was killed had written of it, and is then left out.
+    """
+    path, found = run / METRICS, []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            document = json.loads(line)
+            if not isinstance(document["step"], int):
+                raise ValueError("no step")
+            found.append(document)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if number < len(lines):
+                raise UserError(f"line {number} of {path} is no line of metrics; mend or remove it") from error
+    return found
+
+
 def saved_step(run: Path) -> int:
     """The step of the newest whole checkpoint; 0 where there is none."""
     whole = whole_checkpoints(run)

@@ -134,7 +134,7 @@ def test_a_run_and_its_checkpoints(run: Path, tmp_path: Path, capsys: pytest.Cap
     assert rows["loss"].endswith("at step 2")
     assert "bits per byte, at step 2" in rows["validation german"]
     assert rows["checkpoints"] == "step-00000001, step-00000002"
-    assert rows["integrity"].endswith("files as written")
+    assert rows["integrity"].endswith("files as written by their sizes")
     checkpoint = run / "checkpoints" / "step-00000001"
     rows = shown(checkpoint, capsys)
     assert rows["kind"] == "DeepSpeed checkpoint, ZeRO-3, world size 2"
@@ -155,7 +155,7 @@ def test_a_run_and_its_checkpoints(run: Path, tmp_path: Path, capsys: pytest.Cap
     with pytest.raises(UserError, match=f"{file.name} is not what was written"):
         inspect(recipe.Inspect(path=damaged))
     file.write_bytes(content[:-1])
-    with pytest.raises(UserError, match=f"step-00000001: {file.name} has"):
+    with pytest.raises(UserError, match=f"step-00000001/{file.name} has"):
         inspect(recipe.Inspect(path=copy))
     (damaged / "manifest.json").unlink()  # half removed: it no longer counts
     assert shown(copy, capsys)["checkpoints"] == "step-00000002"

@@ -22,7 +22,7 @@ def convert(step: Convert) -> None:
     """Write ``step.model`` to ``step.out`` as ``save_pretrained`` would have, with provenance and a model card.
 
     Tensors are cast once, from the float32 master weights where there are such, to ``step.dtype`` or
-    the config's dtype. ``verify`` also hashes the files of a checkpoint that has a manifest, before.
+    the config's dtype. The files of a checkpoint that has a manifest are hashed before.
     Raises UserError for what cannot be opened, for an incomplete checkpoint (with the one before it)
     and where the result is not what was read.
     """
@@ -32,7 +32,7 @@ def convert(step: Convert) -> None:
     if folder is None:
         checkpoint = open_checkpoint(step.model)
     else:
-        _require_whole(folder, deep=step.verify)
+        _require_whole(folder)
         checkpoint = open_zero(folder, _model_folder(folder))
         described = folder / manifest.FILE  # its hashes stand for those of all files
         inputs, trained = {"checkpoint": described if described.is_file() else folder}, _trained(folder)
@@ -107,11 +107,11 @@ def _model_folder(folder: Path) -> Path:
     raise UserError(f"{folder} needs a config.json in {where}; copy it there, with the tokenizer's files")
 
 
-def _require_whole(folder: Path, *, deep: bool) -> None:
-    """UserError unless the checkpoint is as its manifest says; one that was not written by a run may have none."""
+def _require_whole(folder: Path) -> None:
+    """UserError unless every byte is as the manifest says; a checkpoint that no run wrote may have none."""
     if _run(folder) is None and not (folder / manifest.FILE).is_file():
         return
-    problem = _problem(folder, deep=deep)
+    problem = _problem(folder, deep=True)
     if problem is None:
         return
     before = [one for one in sorted(folder.absolute().parent.glob("step-*")) if one.name < folder.name]

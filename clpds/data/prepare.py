@@ -122,10 +122,10 @@ def _lay_out(step: recipe.Data, tokenizer: PreTrainedTokenizerBase, work: Path, 
     try:
         _save_tokenizer(step.tokenizer, tokenizer, work)
         read_documents(step.input, text_key=step.text_key, sample_by=step.sample_by, cache=work)
-    except UserError:
+        write_text(work / PLAN, plan)
+    except (UserError, OSError):
         shutil.rmtree(work, ignore_errors=True)
         raise
-    write_text(work / PLAN, plan)
 
 
 def _plan(step: recipe.Data, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _save_tokenizer(source: Path, tokenizer: PreTrainedTokenizerBase, work: Path
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    backend.save(str(work / "tokenizer.json"))
+    write_text(work / "tokenizer.json", backend.to_str())
     save_copy(source, tokenizer, work / "tokenizer")
 
 

@@ -8,13 +8,13 @@ import json
 import multiprocessing
 import os
 import signal
-import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import xxhash
 from tokenizers import Tokenizer
 
+from clpds.output import naming
 from clpds.progress import progress
 
 SPLITS = ("train", "validation")
@@ -105,11 +106,12 @@ def tokenise_chunk(work: Work, number: int) -> None:
         key: _narrow(np.concatenate(parts or [np.empty(0, np.int64)])) for key, parts in arrays.items()
     }
     # A name of its own: another job may be at the same chunk, with the same bytes.
-    with tempfile.NamedTemporaryFile(suffix=".partial", dir=work.folder, delete=False) as stream:
+    partial = work.folder / f"{uuid4().hex}.partial"
+    with naming(partial), partial.open("xb") as stream:
         np.savez(stream, **joined)
         stream.flush()
         os.fsync(stream.fileno())
-    Path(stream.name).replace(work.file(number))
+    partial.replace(work.file(number))
 
 
 def token_bytes(raw: bytes, offsets: list[tuple[int, int]]) -> np.ndarray:

@@ -13,7 +13,7 @@ from clpds import manifest, provenance
 from clpds.checkpoint import anatomy, open_checkpoint
 from clpds.errors import UserError
 from clpds.output import human_bytes
-from clpds.run_folder import TRAINER
+from clpds.run_folder import TRAINER, read_metrics
 from clpds.vocabulary.pieces import special_tokens
 from clpds.vocabulary.tokenizer import backend, load_tokenizer, rows_needed, token_ids
 
@@ -150,7 +150,7 @@ def run(folder: Path) -> Rows:
         ("model", stage["model"]),
         ("data", corpora),
         ("saved", f"step {done['step']:,} of {stage['steps']:,}, {done['tokens']:,} predicted tokens, {state}"),
-        *_last_losses(folder / "metrics.jsonl"),
+        *_last_losses(folder),
         ("checkpoints", ", ".join(checkpoint.name for checkpoint in saved) or "none yet"),
     ]
 
@@ -181,8 +181,8 @@ def checkpoints(run_folder: Path) -> list[Path]:
     return sorted(file.parent for file in (run_folder / "checkpoints").glob(f"step-????????/{manifest.FILE}"))
 
 
-def _last_losses(path: Path) -> Rows:
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+def _last_losses(folder: Path) -> Rows:
+    lines = read_metrics(folder)
     training = [line for line in lines if "loss" in line]
     validation = [line for line in lines if "validation" in line]
     rows = [("loss", f"{training[-1]['loss']:.4f} at step {training[-1]['step']:,}")] if training else []

@@ -14,6 +14,7 @@ from clpds.inspection import kinds
 from clpds.inspection.kinds import Rows
 from clpds.inspection.nearest import show_nearest
 from clpds.manifest import check_manifest
+from clpds.run_folder import STAGE
 
 
 def inspect(step: recipe.Inspect) -> None:
@@ -25,11 +26,19 @@ def inspect(step: recipe.Inspect) -> None:
     if step.token is not None:
         show_nearest(step.path, step.token, step.source)
         return
-    rows = describe(step.path)
-    written = _written(step.path)
-    problems = _problems(step.path) if written else []
+    folders = _recorded(step.path)
+    deep = step.verify or not (step.path / STAGE).is_file()
+    problems = [problem for folder, record in folders.items() for problem in _problems(folder, record, deep=deep)]
+    try:
+        rows = describe(step.path)
+    except UserError as error:
+        if not problems:
+            raise
+        raise UserError(f"{step.path} is damaged: {_some(problems)}") from error
+    written = sum(len(kinds.read_json(folder / record)["files"]) for folder, record in folders.items())
     if written:
-        rows.append(("integrity", _some(problems) if problems else f"all {written} files as written"))
+        sizes = "" if deep else " by their sizes"
+        rows.append(("integrity", _some(problems) if problems else f"all {written} files as written{sizes}"))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     for row in rows:
@@ -52,7 +61,7 @@ def describe(path: Path) -> Rows:
 def _kind(path: Path) -> Rows:
     if path.suffix == ".gguf":
         return kinds.gguf(path)
-    if (path / "stage.json").is_file():
+    if (path / STAGE).is_file():
         return kinds.run(path)
     if kinds.is_zero(path):
         return kinds.zero(path)
@@ -88,27 +97,20 @@ def _origin(path: Path) -> Rows:
     return rows
 
 
-def _written(path: Path) -> int:
-    """How many files a manifest or provenance.json says were written; 0 where there is neither."""
-    if (path / "stage.json").is_file():
-        return sum(_written(checkpoint) for checkpoint in kinds.checkpoints(path))
-    for name in (manifest.FILE, provenance.FILE):
-        if (path / name).is_file():
-            return len(kinds.read_json(path / name)["files"])
-    return 0
+def _recorded(path: Path) -> dict[Path, str]:
+    """Folders whose files are on record, of a run several, and which file of each says what was written."""
+    inner = [*kinds.checkpoints(path), path / "model", path / "initial"] if (path / STAGE).is_file() else [path]
+    records = [(folder, name) for folder in inner for name in (manifest.FILE, provenance.FILE)]
+    return {folder: name for folder, name in records if (folder / name).is_file()}
 
 
-def _problems(path: Path) -> list[str]:
-    """A phrase for each file that is not as written; of a run, the sizes of its checkpoints' files only."""
-    if (path / "stage.json").is_file():
-        return [
-            f"{checkpoint.name}: {problem}"
-            for checkpoint in kinds.checkpoints(path)
-            for problem in check_manifest(checkpoint, deep=False)
-        ]
-    if (path / manifest.FILE).is_file():
-        return check_manifest(path, deep=True)
-    return [f"{name} is missing or not what was written" for name in provenance.verify(path)]
+def _problems(folder: Path, record: str, *, deep: bool) -> list[str]:
+    """A phrase for each file that is not as written."""
+    if record == manifest.FILE:
+        return [f"{folder.name}/{problem}" for problem in check_manifest(folder, deep=deep)]
+    if not deep:
+        return []
+    return [f"{folder.name}/{name} is missing or not what was written" for name in provenance.verify(folder)]
 
 
 def _some(problems: list[str], limit: int = 5) -> str:

@@ -81,6 +81,8 @@ class Inspect(Checked):
 
     path: Annotated[Positional[Path], arg(metavar="PATH")]
     """Model, run, checkpoint, data set or tokenizer."""
+    verify: bool = False
+    """Read every byte of a run, too, and compare the hashes; of other folders they always are."""
     token: MaybeText = None
     """Show the nearest tokens of this word instead (models made by `clpds init`: the source's)."""
     source: MaybePath = None

@@ -1,6 +1,5 @@
 """Where a claim is measured: recipes are written, run side by side, and can be run again by hand."""
 
-import json
 import os
 import signal
 import subprocess
@@ -20,7 +19,7 @@ from clpds.output import write_text
 from clpds.progress import progress
 from clpds.recipe import Train, load_recipe
 from clpds.resources import find
-from clpds.run_folder import METRICS
+from clpds.run_folder import read_metrics
 from launcher.local import LAUNCHER
 
 
@@ -112,11 +111,7 @@ def _ended(running: dict[Path, subprocess.Popen[bytes]]) -> Iterator[None]:
 
 def _logged(stage: Train) -> int:
     """The last step in the stage's metrics; 0 before there is one."""
-    try:
-        lines = (stage.out / METRICS).read_text(encoding="utf-8").splitlines()
-        return max((json.loads(line)["step"] for line in lines[-2:]), default=0)
-    except (OSError, ValueError):  # not there yet, or a line half written
-        return 0
+    return max((line["step"] for line in read_metrics(stage.out)[-2:]), default=0)
 
 
 def _last_words(recipe: Path, status: int) -> str:

@@ -1,14 +1,12 @@
 """What a run's metrics say: curves, what it costs to reach a loss, and the spread over seeds."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from clpds.run_folder import METRICS
+from clpds.run_folder import read_metrics
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,7 @@ class Curve:
 
 def read_curve(run: Path, corpus: str = "heldout") -> Curve:
     """The validation loss of a training run, from its metrics; the first point is before the first step."""
-    lines = [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
-    points = [line for line in lines if corpus in line.get("validation", {})]
+    points = [line for line in read_metrics(run) if corpus in line.get("validation", {})]
     steps = [line["step"] for line in points]
     loss = [line["validation"][corpus]["loss"] for line in points]
     return Curve(*spent_until(run, steps), np.array(loss))
@@ -40,8 +37,7 @@ def spent_until(run: Path, steps: Sequence[int]) -> tuple[np.ndarray, np.ndarray
 
     Of steps that are not logged the cost is that of the next logged one.
     """
-    lines = [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
-    logged: list[dict[str, Any]] = [{"step": 0, "tokens": 0}, *(line for line in lines if "loss" in line)]
+    logged = [{"step": 0, "tokens": 0}, *(line for line in read_metrics(run) if "loss" in line)]
     at = np.array([line["step"] for line in logged], np.float64)
     flops, seconds = [0.0], [0.0]
     for number, line in enumerate(logged[1:]):
@@ -55,8 +51,7 @@ def spent_until(run: Path, steps: Sequence[int]) -> tuple[np.ndarray, np.ndarray
 
 def total_flops(run: Path) -> float:
     """Model FLOPs of a training run, to its last logged step."""
-    lines = (run / METRICS).read_text(encoding="utf-8").splitlines()
-    last = max(json.loads(line)["step"] for line in lines)
+    last = max(line["step"] for line in read_metrics(run))
     return float(spent_until(run, [last])[2][0])
 
 

@@ -17,6 +17,7 @@ from clpds.objectives import Objective, objective_of
 from clpds.recipe import Train
 from clpds.run_folder import asked_to_stop, read_trainer
 from clpds.training import saving
+from clpds.training.divergence import write_bad_batches
 from clpds.training.engine import build_engine, build_model, deepspeed_config, freeze
 from clpds.training.flops import step_flops
 from clpds.training.group import agree, first_rank, on_first_rank, total
@@ -133,7 +134,7 @@ class StepResult:
     """Mean negative log likelihood in nats over the global batch's predicted tokens; None: not finite."""
     lr: float
     grad_norm: float | None
-    """Norm before clipping; None: not finite, DeepSpeed then skips the step under bf16."""
+    """Norm before clipping; None: not finite, and the step was skipped."""
     tokens: int
     seconds: float
     stop: bool
@@ -167,7 +168,9 @@ class Loop:
             loss = self.objective.loss_sum(engine, batch)
             nll += loss.detach()
             # DeepSpeed divides by the number of ranks and of micro batches; we want the mean over tokens.
-            engine.backward(loss * (dist.get_world_size() * len(batches) / tokens))
+            scale = dist.get_world_size() * len(batches) / tokens
+            # A loss that is not finite makes the gradient NaN, and DeepSpeed skips the step, on all ranks.
+            engine.backward(loss * (scale + 0 * loss.detach()))
             engine.step()
         asked = stop or (first_rank() and asked_to_stop(stage.out))
         (nll_all, wishes) = total([nll.item(), float(asked)], self.device)
@@ -184,9 +187,11 @@ class Loop:
     def _count_bad(self, bad: bool, step: int) -> None:
         self.bad_in_a_row = self.bad_in_a_row + 1 if bad else 0
         if self.bad_in_a_row >= BAD_IN_A_ROW:
+            steps = range(step - BAD_IN_A_ROW + 1, step + 1)
+            file = on_first_rank(lambda: write_bad_batches(self.stage, self.inputs.mixture, steps))
             raise UserError(
-                f"step {step}: loss or gradient not finite {BAD_IN_A_ROW} times in a row; lower optimizer.lr "
-                f"and go on from an earlier checkpoint of {self.stage.out}"
+                f"step {step}: loss or gradient not finite {BAD_IN_A_ROW} times in a row, with the blocks that {file} "
+                f"lists; lower optimizer.lr and start it again, or leave them out in a new run"
             )
 
 

@@ -5,8 +5,10 @@ import os
 import resource
 import sys
 import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -14,9 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from clpds.errors import UserError
 from clpds.output import naming, write_text
-from clpds.run_folder import METRICS
+from clpds.run_folder import METRICS, read_metrics
+from clpds.training.divergence import WINDOW, spikes
 
 
 class Metrics:
@@ -26,7 +28,10 @@ class Metrics:
         self.path = run / METRICS
         self.refused: OSError | None = None
         """Why a line could not be written; the run then ends, since a gap would stay."""
-        _keep_until(self.path, start)
+        # Nothing is kept of a run that begins again from nothing: it measures the loss at step 0 again.
+        lines = [line for line in read_metrics(run) if start and line["step"] <= start]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
+        self._losses = deque((line["loss"] for line in lines if line.get("loss") is not None), maxlen=WINDOW + 2)
         self._file = self.path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
         console = Console(stderr=True)
@@ -43,9 +48,13 @@ class Metrics:
 
     def log(self, step: int, **values: Any) -> None:
         """Append a line; nested values become ``validation/german/loss`` in TensorBoard."""
+        spike = self._is_spike(values.get("loss"))
+        if spike:
+            usual = median(list(self._losses)[:-1])
+            self.say(f"step {step}: the loss jumps to {values['loss']:.3f}; the median before was {usual:.3f}")
         try:
             with naming(self.path):
-                self._file.write(json.dumps({"step": step, **values}) + "\n")
+                self._file.write(json.dumps({"step": step, **values, **({"spike": True} if spike else {})}) + "\n")
                 self._file.flush()
             for name, value in _flatten(values):
                 self._board.add_scalar(name, value, step)
@@ -80,6 +89,12 @@ class Metrics:
             self._board.close()
             self._file.close()
 
+    def _is_spike(self, loss: float | None) -> bool:
+        if loss is None:  # not finite, or a line without one
+            return False
+        self._losses.append(loss)
+        return spikes(list(self._losses))
+
     def _show(self, step: int, note: str) -> None:
         if self._bar:
             self._bar.update(self._task, completed=step, note=note)
@@ -93,22 +108,6 @@ def memory_peak(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _keep_until(path: Path, step: int) -> None:
-    if not path.is_file():
-        return
-    # Nothing is kept of a run that begins again from nothing: it measures the loss at step 0 again.
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if step else []
-    kept = []
-    for number, line in enumerate(lines, 1):
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            if number < len(lines):  # the last is what a process that was killed had written of it
-                raise UserError(f"line {number} of {path} is no line of metrics; mend or remove it") from error
-    write_text(path, "".join(line + "\n" for line in kept))
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

@@ -18,6 +18,7 @@ from clpds.data.blocks import open_blocks
 from clpds.data.order import Mixture, Samples, require_alike
 from clpds.data.pairs import open_pairs
 from clpds.errors import UserError
+from clpds.manifest import hash_files, write_manifest
 from clpds.models.encoder import longest
 from clpds.output import check_disk, new_folder, write_text
 from clpds.recipe import LANGUAGES, Corpus, Train
@@ -110,6 +111,7 @@ def prepare_run(stage: Train, checkpoint: Checkpoint) -> None:
                 if checkpoint.generation_config is not None:
                     checkpoint.generation_config.save_pretrained(partial)
                 copy_tokenizer(checkpoint.tokenizer_folder, partial)
+                write_manifest(partial, hash_files(sorted(partial.iterdir())))
         write_text(stage.out / "stage.json", json.dumps(provenance.parameters(stage), indent=2) + "\n")
         write_state(stage.out, "training")
 

@@ -1,6 +1,8 @@
 """Open a tokenizer, count the embedding rows it needs, and tell whether two are the same."""
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,17 @@ def save_copy(source: Path, tokenizer: PreTrainedTokenizerBase, folder: Path) ->
     except UserError:  # a model's config.json said what the files alone do not
         whole = False
     if not whole:
+        save(tokenizer, folder)
+
+
+def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """``save_pretrained``; raises OSError for what the system refuses, which the library tokenizers calls Exception."""
+    try:
         tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if not (match := re.search(r"\(os error (\d+)\)", str(error))):
+            raise
+        raise OSError(int(match[1]), os.strerror(int(match[1])), str(folder)) from error
 
 
 def misread(folder: Path) -> str | None:

@@ -19,7 +19,7 @@ from clpds.data.read import read_documents
 from clpds.errors import UserError
 from clpds.output import check_free, new_folder
 from clpds.progress import progress
-from clpds.vocabulary.tokenizer import declare_class
+from clpds.vocabulary.tokenizer import declare_class, save
 
 # GPT-2's words without its English contractions, and with the marks that Arabic, Hindi or Thai
 # write over and under letters kept inside the word.
@@ -61,7 +61,7 @@ def train_tokenizer(step: recipe.Tokenizer) -> None:
         **roles,
     )
     with new_folder(step.out, overwrite=step.overwrite) as folder:
-        tokenizer.save_pretrained(folder)
+        save(tokenizer, folder)
         declare_class(folder / "tokenizer_config.json")
         inputs = {f"input {number}": path for number, path in enumerate(step.input, 1)}
         provenance.record(folder, step, inputs, tokens=len(tokenizer), documents=len(documents))

@@ -76,15 +76,31 @@ def test_keeps_the_last_ones_and_latest_is_whole(whole: Train) -> None:
     assert not list((whole.out / "checkpoints").glob("*.partial"))
 
 
-def test_a_damaged_checkpoint_is_passed_over(whole: Train, tmp_path: Path) -> None:
-    task = broken_off(whole, tmp_path / "run", 8)
+def test_a_damaged_checkpoint_is_not_resumed_from(
+    whole: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = replace(broken_off(whole, tmp_path / "run", 8), steps=9)
     newest = whole_checkpoints(task.out)[-1]
     same = read_trainer(newest)["identity"]
     states = next(newest.glob("*rank_1*optim_states.pt"))
-    states.write_bytes(states.read_bytes()[:-100])
+    content = states.read_bytes()
+    states.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])  # opens as well as before
+    messages = run_ranks(2, refused, task)
+    wrong = f"{states.name} is not what was written (its hash differs)"
+    assert f"{newest} is damaged: {wrong}; remove it to go on from the one before" in messages[0]
+    assert messages[0] == messages[1]
+
+    states.write_bytes(content[:-100])
+    left = [newest.with_name(f"step-00000009.{suffix}") for suffix in ("partial", "old", "universal")]
+    own = newest.with_name("step-00000008.mine")
+    for folder in (*left, own):
+        folder.mkdir()
     found = find_checkpoint(task.out, same)
     assert found is not None
     assert found.name == "step-00000006"
+    assert f"{newest} is passed over: {states.name} has" in capsys.readouterr().err
+    assert own.exists()
+    assert not any(folder.exists() for folder in left)
 
 
 def test_a_finished_run_does_nothing(whole: Train) -> None:

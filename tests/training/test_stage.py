@@ -26,6 +26,7 @@ from clpds.run_folder import read_trainer, whole_checkpoints
 from clpds.training.engine import build_model, deepspeed_config
 from clpds.training.group import process_group
 from clpds.training.loop import train
+from clpds.training.setup import open_inputs
 from clpds.training.stopping import stop_flag
 from tests.ranks import run_ranks
 from tests.tiny import save_model, tiny_model, tiny_tokenizer
@@ -173,6 +174,12 @@ def test_a_run_that_diverges_stops_and_keeps_what_is_sound(inputs: dict[str, Pat
     (message,) = run_ranks(1, refused, task)
     assert "not finite 10 times in a row" in message
     lines = read_metrics(task.out)
+    bad = json.loads((task.out / "bad_batches.json").read_text())
+    assert [batch["step"] for batch in bad] == list(range(lines[-1]["step"] - 8, lines[-1]["step"] + 2))
+    mixture = open_inputs(task).mixture
+    for batch in bad:
+        assert batch["samples"] == [8 * (batch["step"] - 1), 8 * batch["step"]]
+        assert batch["blocks"] == {"german": [mixture.locate(sample)[1] for sample in range(*batch["samples"])]}
     first_bad = next(line["step"] for line in lines if line["loss"] is None or line["grad_norm"] is None)
     assert read_trainer(whole_checkpoints(task.out)[-1])["step"] < first_bad
 
