@@ -13,10 +13,6 @@ from clpds.reproduction.lab import Lab
 from clpds.reproduction.page import write_result
 from clpds.reproduction.result import Result
 
-FULL = {
-    "clp": ("reproduce/gpt2-xl-german.yaml", "reproduce/bloom-7b-german.yaml"),
-}
-
 
 def reproduce(options: Reproduce) -> None:
     """Measure ``options.claim`` in ``options.out``; what is there already is not done again."""

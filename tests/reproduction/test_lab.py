@@ -1,0 +1,41 @@
+"""Recipes side by side: all are done, none twice, and one that fails says why."""
+
+from pathlib import Path
+
+import pytest
+
+from clpds.errors import UserError
+from clpds.reproduction.lab import Lab
+from tests.tiny import text
+
+
+def made(folder: Path, number: int, words: str) -> Path:
+    recipe = folder / f"{number}.yaml"
+    step = f"{{verb: tokenizer, input: [{folder}/{words}], vocab_size: 300, out: {folder}/{number}}}"
+    recipe.write_text(f"steps: {{tokenizer: {step}}}\n")
+    return recipe
+
+
+def test_recipes_run_side_by_side_and_once(tmp_path: Path) -> None:
+    (tmp_path / "de.txt").write_text("\n".join(text("de", 40)))
+    lab = Lab(tmp_path, tmp_path / "claim", "toy", seeds=1, at_once=2)
+    recipes = [made(tmp_path, number, "de.txt") for number in range(3)]
+    lab.run("tokenizers", recipes)
+    files = [tmp_path / str(number) / "tokenizer.json" for number in range(3)]
+    before = [file.stat().st_mtime_ns for file in files]
+    lab.run("tokenizers", recipes)
+    assert [file.stat().st_mtime_ns for file in files] == before
+    with pytest.raises(
+        UserError, match=r"3\.yaml ended with status 2: .*no\.txt does not exist.* \(all of it: .*3\.log"
+    ):
+        lab.run("tokenizers", [*recipes, made(tmp_path, 3, "no.txt")])
+
+
+def test_texts_of_all_languages_hold_out_the_same_chapters(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, tmp_path / "claim", "toy", seeds=1, at_once=1)
+    lab.write_texts(["en", "de"])
+    sizes = {
+        name: sum(1 for _ in (lab.texts / f"{name}.jsonl").open()) for name in ("en.heldout", "de.heldout", "de.train")
+    }
+    assert sizes["en.heldout"] == 3 * sizes["de.heldout"]  # three versions
+    assert sizes["de.train"] < 5 * sizes["de.heldout"]  # a sixth of the rest
