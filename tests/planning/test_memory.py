@@ -191,6 +191,11 @@ def test_frozen_parameters_have_neither_gradients_nor_moments(seven: Size) -> No
     some = memory(seven, zero("zero3_bf16.json"), stage(trainable=("*embed*",)), length=1, ranks=2, micro_batch=1)
     assert some.parameters == 2 * seven.parameters / 2
     assert some.gradients + some.optimizer == 16 * 32_000 * 4096 / 2
+    few = memory(seven, zero("zero3_bf16.json"), stage(trainable=("*norm*",)), length=1, ranks=2, micro_batch=1)
+    bucket = zero("zero3_bf16.json").reduce_bucket
+    assert few.logits == 2 * 32_000 + 2 * 4096 + 4 * min(bucket, seven.parameters)  # no larger gradient on its way
+    disk = Work(seven, stage(trainable=("*embed*",)), 1).checkpoints
+    assert disk == 3 * (16 * 32_000 * 4096 + 4 * (seven.parameters - 32_000 * 4096))
 
 
 def test_recomputing_activations_keeps_one_layer(seven: Size) -> None:
