@@ -79,6 +79,15 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
         return model_class(config)._from_config(copy.deepcopy(config))
 
 
+def own_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """Every parameter once, under the name that a checkpoint holds it by; tied names are left out.
+
+    torch's ``named_parameters`` takes the name that comes first, which in XLM-RoBERTa is the output matrix's.
+    """
+    aliases = model.all_tied_weights_keys
+    return {name: held for name, held in model.named_parameters(remove_duplicate=False) if name not in aliases}
+
+
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The config's own class, be it without a head; else that with a language-model head for its type.
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clpds.accelerators import Accelerator
-from clpds.planning.memory import Memory, memory
+from clpds.planning.memory import Memory, memory, predictions
 from clpds.planning.size import Size
 from clpds.planning.zero import Zero
 from clpds.recipe import Train
@@ -14,6 +14,7 @@ FITS = 0.95  # of the device's memory: fragments and what else runs there take t
 # Share of the stated MFU that is left when states travel to the host or to disks at every step. Assumed, not
 # measured: it depends on the bus, the disk and the micro batch.
 SHARE = {"none": 1.0, "cpu": 0.5, "nvme": 0.25}
+BYTES_FROZEN = 4  # a parameter that does not train, in a checkpoint: its weight in float32 at most
 UNIVERSAL = 24  # bytes a parameter beside the checkpoint while it is brought to another number of ranks
 
 
@@ -56,15 +57,21 @@ class Work:
         return self.stage.steps * self.stage.global_batch * self.length
 
     @property
+    def predictions(self) -> float:
+        """In these blocks, if all are full."""
+        return self.stage.steps * self.stage.global_batch * predictions(self.stage, self.length)
+
+    @property
     def flops(self) -> float:
-        """6 N + 12 L h s a token (Chowdhery et al. 2022, appendix B): what a causal model costs that trains whole."""
-        size = self.size
-        return self.tokens * (6 * size.multiplied + 12 * size.layers * size.hidden * self.length)
+        """As the trainer will reckon them, ``model_flops`` of all steps."""
+        return self.size.flops(self.stage.trainable, self.length).of(self.tokens, self.predictions)
 
     @property
     def checkpoints(self) -> int:
-        """Bytes of disk: those kept, and the one being written."""
-        return BYTES_PER_PARAMETER * self.size.parameters * (self.stage.saving.keep_last + 1)
+        """Bytes of disk: those kept, and the one being written. Of frozen parameters it holds the weights alone."""
+        trained = sum(self.size.elements(self.size.trained(self.stage.trainable)))
+        states = BYTES_PER_PARAMETER * trained + BYTES_FROZEN * (self.size.parameters - trained)
+        return states * (self.stage.saving.keep_last + 1)
 
     @property
     def converted(self) -> int:

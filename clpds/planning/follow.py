@@ -7,21 +7,27 @@ says what it will be.
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from clpds import provenance
 from clpds.errors import UserError
+from clpds.planning.encoders import CLASSIFYING
 from clpds.planning.gguf_header import gguf_config
+from clpds.planning.size import FAMILIES
 from clpds.recipe import Convert, Data, Init, Pairs, Recipe, Step, Tokenizer, Train
+from clpds.recipe.transfer import RowsMethod
 from clpds.resources import find
+
+DEPTH = "num_hidden_layers"
 
 
 def stage_config(recipe: Recipe, stage: Train) -> dict[str, Any]:
     """What config.json of the stage's model says or will say; UserError that names what to fetch."""
     if stage.model.suffix == ".json":
-        config = _json(find("recipes", stage.model))
-        return config | {"vocab_size": data_vocabulary(recipe, stage)}
-    return model_config(recipe, stage.model)
+        config = _json(find("recipes", stage.model)) | {"vocab_size": data_vocabulary(recipe, stage)}
+    else:
+        config = model_config(recipe, stage.model)
+    return _classifier(config, stage) if stage.objective == "classification" else config
 
 
 def model_config(recipe: Recipe, model: Path) -> dict[str, Any]:
@@ -31,13 +37,8 @@ def model_config(recipe: Recipe, model: Path) -> dict[str, Any]:
     if model.suffix == ".gguf" and model.is_file():
         return gguf_config(model)
     match _maker(recipe, model):
-        case Init(method="merge") as step:
-            return model_config(recipe, step.source)
         case Init() as step:
-            rows, config = _target_vocabulary(recipe, step), model_config(recipe, step.source)
-            if step.makes_trilayer:
-                config |= {"model_type": f"trelm-{config['model_type']}", "architectures": None}
-            return config | {"vocab_size": -(-rows // step.pad_to) * step.pad_to}
+            return _made(recipe, step)
         case Convert() as step:
             return model_config(recipe, step.model) | ({"dtype": step.dtype} if step.dtype else {})
         case Train() as step:
@@ -52,6 +53,32 @@ def model_config(recipe: Recipe, model: Path) -> dict[str, Any]:
     )
 
 
+def _made(recipe: Recipe, step: Init) -> dict[str, Any]:
+    """What a method makes of its source's config."""
+    config = model_config(recipe, step.source)
+    if step.grows:
+        config = _grown(config, step)
+    kind = str(config["model_type"])
+    match step.method:
+        case "merge" | "grow":
+            return config
+        case "plug":
+            assert step.embeddings is not None  # recipe.NEEDS
+            return config | {"vocab_size": model_config(recipe, step.embeddings)["vocab_size"]}
+        case "minijoint":
+            return config | {"model_type": f"{kind}-minijoint", "architectures": None}
+        case "primary" | "minimodel":
+            config |= {"model_type": kind.removesuffix("-minijoint"), "architectures": None}
+            if step.method == "primary":
+                return config
+            family = FAMILIES.get(kind)
+            key = family.names.get(DEPTH, DEPTH) if family else DEPTH
+            return config | {key: (step.take or 0) + step.new_layers, "layer_types": None}
+    if step.makes_trilayer:
+        config |= {"model_type": f"trelm-{kind}", "architectures": None}
+    return config | {"vocab_size": -(-_new_vocabulary(recipe, step) // step.pad_to) * step.pad_to}
+
+
 def vocabulary(recipe: Recipe, folder: Path) -> int:
     """Rows that an embedding needs for the tokenizer of a folder, or of the step that will write it."""
     if (folder / "tokenizer.json").is_file():
@@ -61,10 +88,8 @@ def vocabulary(recipe: Recipe, folder: Path) -> int:
     match _maker(recipe, folder):
         case Tokenizer() as step:
             return step.vocab_size
-        case Init(method="merge") as step:
-            return vocabulary(recipe, step.source)
         case Init() as step:
-            return _target_vocabulary(recipe, step)
+            return _new_vocabulary(recipe, step)
         case Convert() as step:
             return vocabulary(recipe, step.model)
         case Train() as step:
@@ -98,11 +123,40 @@ def sequence_length(recipe: Recipe, stage: Train) -> int:
     return step.sequence_length
 
 
-def _target_vocabulary(recipe: Recipe, step: Init) -> int:
+def _new_vocabulary(recipe: Recipe, step: Init) -> int:
+    """Rows for the tokenizer that a method gives its model; at most, where it extends the source's."""
+    if step.embeddings is not None:
+        return vocabulary(recipe, step.embeddings)
+    if step.method not in get_args(RowsMethod):
+        return vocabulary(recipe, step.source)
     target = step.tokenizer or step.helper
     if target is None:
         raise UserError(f"the step that makes {step.out} names neither tokenizer nor helper; give one")
-    return vocabulary(recipe, target)
+    return vocabulary(recipe, target) + (vocabulary(recipe, step.source) if step.extend else 0)
+
+
+def _grown(config: dict[str, Any], step: Init) -> dict[str, Any]:
+    """By the rules of growth themselves; they import transformers."""
+    from transformers import AutoConfig
+
+    from clpds.transfer.growth.plan import plan
+    from clpds.transfer.growth.step import growth_of
+
+    grown: dict[str, Any] = plan(AutoConfig.for_model(**config), growth_of(step)).config.to_dict()
+    return grown
+
+
+def _classifier(config: dict[str, Any], stage: Train) -> dict[str, Any]:
+    """With the classes of the stage's data, or two as long as that is not there."""
+    family = CLASSIFYING.get(str(config.get("model_type")))
+    if family is None or config.get("architectures") == [family.model_class]:
+        return config
+    config |= {"architectures": [family.model_class]}
+    info = next(iter(stage.data.values())).path / "train" / "dataset_info.json"
+    if not info.is_file():
+        return config
+    names = _json(info).get("features", {}).get("label", {}).get("names", ())
+    return config | {"id2label": dict(enumerate(names))}
 
 
 def _maker(recipe: Recipe, path: Path) -> Step | None:

@@ -50,8 +50,11 @@ def memory(
     size: Size, zero: Zero, stage: Train, *, length: int, ranks: int, micro_batch: int, on_cpu: bool = False
 ) -> Memory:
     """Of one rank among ``ranks``, with blocks of ``length`` tokens."""
-    P, T = size.parameters, size.trained(stage.trainable)
-    logits = micro_batch * length * size.vocabulary
+    trained = size.elements(size.trained(stage.trainable))
+    P, T = size.parameters, sum(trained)
+    classes = 1 if stage.objective == "classification" else size.vocabulary
+    logits = micro_batch * predictions(stage, length) * classes
+    at_loss = (8.0 + 4.0 * max(size.parts.outputs, 1)) * logits  # of a middle head the log-probabilities wait
     states = _stage3(size, zero, P, T, ranks) if zero.stage == 3 else _stage12(zero, P, T, ranks)
     offloaded = zero.optimizer != "none"
     sub_group = min(T / ranks, zero.sub_group) if zero.stage == 3 else T / ranks
@@ -61,7 +64,7 @@ def memory(
     return Memory(
         **states,
         activations=activations(size, stage, micro_batch, length, zero.width),
-        logits=max(12.0 * logits, zero.width * logits + _in_flight(size, zero, ranks)),
+        logits=max(at_loss, zero.width * logits + _in_flight(max(trained), P, zero, ranks)),
         context=CONTEXT_CPU if on_cpu else CONTEXT_GPU,
     )
 
@@ -114,36 +117,50 @@ def _stage12(zero: Zero, P: int, T: int, ranks: int) -> dict[str, float]:
     return states | {"gradients": float(sums), "optimizer": optimizer, "buffers": buckets, "step": gather}
 
 
-def _in_flight(size: Size, zero: Zero, ranks: int) -> float:
-    """The gradient of the largest tensor between the backward pass and its slice.
+def _in_flight(largest: int, P: int, zero: Zero, ranks: int) -> float:
+    """The gradient of the largest tensor that trains between the backward pass and its slice.
 
     One that fits the bucket is copied into it, and the bucket once more to be scattered; a larger
     one travels alone, converted to the type of the wire and padded to the number of ranks.
     """
     if zero.stage < 3:
-        return float(zero.width * size.largest)
-    if size.largest <= zero.reduce_bucket:
-        return float(zero.width * size.largest + zero.wire * min(zero.reduce_bucket, size.parameters))
-    copies = (zero.wire != zero.width) + (size.largest % ranks != 0)
-    return float((zero.width + zero.wire * copies) * size.largest)
+        return float(zero.width * largest)
+    if largest <= zero.reduce_bucket:
+        return float(zero.width * largest + zero.wire * min(zero.reduce_bucket, P))
+    copies = (zero.wire != zero.width) + (largest % ranks != 0)
+    return float((zero.width + zero.wire * copies) * largest)
+
+
+def predictions(stage: Train, length: int) -> float:
+    """Positions of a full block that go through the head."""
+    if stage.objective == "causal":
+        return length
+    if stage.objective == "classification":
+        return 1
+    if stage.objective == "cdlm":  # every second sample is a translation, all of which is predicted
+        return length * (1 + stage.mask_share) / 2
+    return length * stage.mask_share
 
 
 def activations(size: Size, stage: Train, micro_batch: int, length: int, width: int) -> float:
-    """Bytes that autograd keeps between forward and backward pass, B x N tokens through all layers.
+    """Bytes that autograd keeps between forward and backward pass, B x N tokens through the layers from the lowest
+    that trains up.
 
     With recomputation the input of each layer and one layer's inside. Dropout's masks are left out.
     ``tests/planning/test_memory.py`` counts what real models keep.
     """
-    tokens = micro_batch * length
-    inside = _layer(size, width, masked=stage.isolate_documents) * tokens
-    if stage.isolate_documents:
-        inside += width * micro_batch * length**2  # sdpa makes of the mask one to add, and keeps it
+    tokens, layers = micro_batch * length, size.passed(stage.trainable)
+    masked = stage.isolate_documents or stage.objective != "causal"
+    inside = _layer(size, width, masked=masked) * tokens
+    mask = width * micro_batch * length**2 if masked else 0
+    once = stage.objective in ("masked", "minijoint")  # given as it is added; else each layer's sdpa makes such a mask
+    inside += 0 if once else mask
     if size.kind == "bloom":  # it has no sdpa: the attention itself is kept, after its softmax and after dropout
         inside += (6 if width == 2 else 4) * micro_batch * size.heads * length**2
-    last = _norm(size, width) * tokens
+    last = _norm(size, width) * tokens + (mask if once else 0)
     if stage.activation_checkpointing:
-        return size.layers * tokens * size.hidden * width + inside + last
-    return size.layers * inside + last
+        return layers * tokens * size.hidden * width + inside + last
+    return layers * inside + last
 
 
 def _norm(size: Size, width: int) -> float:

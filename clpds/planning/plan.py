@@ -24,9 +24,8 @@ from clpds.planning.cost import (
     options,
     world_sizes,
 )
-from clpds.planning.families import FAMILIES
 from clpds.planning.follow import sequence_length, stage_config
-from clpds.planning.size import size_of
+from clpds.planning.size import family_of, size_of
 from clpds.planning.zero import Zero, read_zero
 from clpds.recipe import Recipe, Train, load_recipe
 from clpds.resources import find
@@ -75,7 +74,7 @@ def show_plan(
 def _work(recipe: Recipe, name: str, stage: Train) -> Work:
     try:
         config = stage_config(recipe, stage)
-        if config.get("model_type") not in FAMILIES:
+        if family_of(config) is None:
             sys.stderr.write(f"{name}: counting the parameters of a {config.get('model_type')} takes some seconds\n")
         return Work(size_of(config), stage, sequence_length(recipe, stage))
     except UserError as error:
@@ -125,18 +124,21 @@ def _configs(stage: Train, device: Device) -> list[Zero]:
 def _header(console: Console, name: str, work: Work) -> None:
     size, stage = work.size, work.stage
     grid = Table.grid(padding=(0, 2))
-    own_head = "tied" if size.tied else "own output matrix"
+    head = ("own output matrix", "tied", "tied, two heads")[size.parts.outputs]
+    if stage.objective == "classification":
+        head = "a classifier"
     grid.add_row(
         "model",
         f"{stage.model}: {size.kind}, {size.parameters:,} parameters"
-        f" ({size.layers} layers, hidden {size.hidden}, vocabulary {size.vocabulary:,}, {own_head})",
+        f" ({size.layers} layers, hidden {size.hidden}, vocabulary {size.vocabulary:,}, {head})",
     )
     if stage.trainable != ("*",):
-        grid.add_row("trained", f"{size.trained(stage.trainable):,} parameters ({', '.join(stage.trainable)})")
+        trained = sum(size.elements(size.trained(stage.trainable)))
+        grid.add_row("trained", f"{trained:,} parameters ({', '.join(stage.trainable)})")
     grid.add_row(
         "budget",
-        f"{stage.steps:,} steps x {stage.global_batch:,} blocks x {work.length:,} tokens = {work.tokens:,} tokens,"
-        f" {work.flops:.3g} FLOPs",
+        f"{stage.steps:,} steps x {stage.global_batch:,} blocks x {work.length:,} tokens = {work.tokens:,} tokens"
+        f"{_predicted(work)}, {work.flops:.3g} FLOPs",
     )
     grid.add_row(
         "disk",
@@ -148,6 +150,14 @@ def _header(console: Console, name: str, work: Work) -> None:
     grid.add_row("memory", f"micro batch {stage.micro_batch} x {work.length} tokens, activations {recompute}")
     console.print(f"[bold]{name}[/bold]")
     console.print(grid)
+
+
+def _predicted(work: Work) -> str:
+    """How many positions go through the head, where it is not all."""
+    if work.stage.objective == "causal":
+        return ""
+    what = "texts told" if work.stage.objective == "classification" else "of them predicted"
+    return f", {work.predictions:,.0f} {what}"
 
 
 def _table(work: Work, configs: Sequence[Zero], found: Sequence[Option], device: Device) -> Table:
@@ -253,5 +263,5 @@ def _gb(amount: float) -> str:
 
 def _hours(hours: float) -> str:
     if hours < 0.01:
-        return f"{hours * 3600:.0f} s"
+        return f"{hours * 3600:.0f} s" if hours * 3600 > 1 else "< 1 s"
     return f"{hours:.2f} h" if hours < 1 else f"{hours:,.1f} h" if hours < 100 else f"{hours:,.0f} h"

@@ -1,16 +1,21 @@
 """How large a model is, from its config alone."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from clpds.errors import UserError
-from clpds.planning.families import FAMILIES, Family, Norm
+from clpds.flops import Flops, Parts, blocks, places, step_flops
+from clpds.planning.encoders import CLASSIFYING, MASKED
+from clpds.planning.families import CAUSAL
+from clpds.planning.family import Family, Norm
 
 Config = Mapping[str, Any]
 """The contents of a config.json."""
+FAMILIES = CAUSAL | MASKED
+LOOKED_UP = ("V h", "P h", "P+2 h", "t h", "n h")  # shapes of tables whose rows are looked up
 
 
 @dataclass(frozen=True)
@@ -19,17 +24,16 @@ class Size:
 
     kind: str
     """``model_type``."""
-    shapes: Mapping[str, tuple[int, ...]]
-    """Every parameter once; a tied output matrix is not among them."""
+    parts: Parts
+    """Its parameters."""
     vocabulary: int
-    hidden: int
     layers: int
+    """Of the config; a TRILayer is one more."""
     heads: int
     groups: int
     """Key-value heads."""
     head_size: int
     feed_forward: int
-    tied: bool
     norm: Norm
     gated: bool
     activation: str
@@ -40,45 +44,68 @@ class Size:
     """Counted on the meta device, which took seconds, and not from the table."""
 
     @property
-    def parameters(self) -> int:
-        return sum(map(math.prod, self.shapes.values()))
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return self.parts.shapes
 
     @property
-    def multiplied(self) -> int:
-        """Parameters without the input embedding, unless that is the output matrix too."""
-        return self.parameters - (0 if self.tied else self.vocabulary * self.hidden)
+    def parameters(self) -> int:
+        return sum(self.elements(self.shapes))
+
+    @property
+    def hidden(self) -> int:
+        return self.parts.hidden
 
     @property
     def largest(self) -> int:
         """Elements of the largest tensor."""
-        return max(map(math.prod, self.shapes.values()))
+        return max(self.elements(self.shapes))
 
-    def trained(self, patterns: tuple[str, ...]) -> int:
+    def trained(self, patterns: tuple[str, ...]) -> frozenset[str]:
         """Parameters whose name matches one of the shell patterns; UserError for one that matches none."""
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in self.shapes):
                 raise UserError(
                     f"trainable: no parameter matches '{pattern}'; names look like {next(iter(self.shapes))}"
                 )
-        matching = (name for name in self.shapes if any(fnmatchcase(name, pattern) for pattern in patterns))
-        return sum(math.prod(self.shapes[name]) for name in matching)
+        return frozenset(name for name in self.shapes if any(fnmatchcase(name, pattern) for pattern in patterns))
+
+    def elements(self, names: Iterable[str]) -> list[int]:
+        """How many numbers these parameters hold, each of them."""
+        return [math.prod(self.shapes[name]) for name in names]
+
+    def flops(self, patterns: tuple[str, ...], length: int) -> Flops:
+        """The cost of a step in which the parameters of these patterns train, with blocks of ``length`` tokens."""
+        return step_flops(self.parts, self.trained(patterns), length)
+
+    def passed(self, patterns: tuple[str, ...]) -> int:
+        """Layers that the gradient reaches, or passes through."""
+        place = places(self.shapes, self.parts.words)
+        lowest = min(place[name] for name in self.trained(patterns))
+        return sum(layer >= lowest for layer in blocks(place.values()))
 
     def up_to(self, elements: int) -> int:
         """Parameters in tensors of at most so many elements."""
-        return sum(count for count in map(math.prod, self.shapes.values()) if count <= elements)
+        return sum(count for count in self.elements(self.shapes) if count <= elements)
 
 
 def size_of(config: Config) -> Size:
     """By the table where the family is in it, else counted on the meta device; UserError where neither can."""
-    family = FAMILIES.get(str(config.get("model_type")))
+    family = family_of(config)
     size = _by_table(config, family) if family else None
     return size or _counted(config)
 
 
+def family_of(config: Config) -> Family | None:
+    """The table that is right for the config's type and class."""
+    kind, classes = str(config.get("model_type")), config.get("architectures")
+    if classes and kind in CLASSIFYING and classes[0] == CLASSIFYING[kind].model_class:
+        return CLASSIFYING[kind]
+    found = FAMILIES.get(kind)
+    return found if found and (not classes or classes[0] == found.model_class) else None
+
+
 def _by_table(config: Config, family: Family) -> Size | None:
     """None where a field is missing or a setting changes shapes."""
-    if config.get("architectures") and config["architectures"][0] != family.model_class:
-        return None
     if any(config.get(key, value) != value for key, value in family.plain.items()):
         return None
 
@@ -96,12 +123,13 @@ def _by_table(config: Config, family: Family) -> Size | None:
     head_size = read("head_dim", hidden // heads if config["model_type"] in ("llama", "mistral", "qwen2") else None)
     groups = read("num_key_value_heads", heads if config["model_type"] == "llama" else None)
     feed_forward = read("intermediate_size", 4 * hidden if config["model_type"] in ("gpt2", "bloom") else None)
-    positions, token_types = read("max_position_embeddings"), read("type_vocab_size")
+    positions, token_types = read("max_position_embeddings"), read("type_vocab_size", 2)
     known = {
         "V": vocabulary, "h": hidden, "3h": 3 * hidden, "f": feed_forward, "P": positions,
         "P+2": None if positions is None else positions + 2, "t": token_types, "d": head_size,
         "q": None if head_size is None else heads * head_size,
         "k": None if head_size is None or groups is None else groups * head_size,
+        "n": read("num_languages", 2), "c": len(config.get("id2label") or (0, 1)),
     }  # fmt: skip
     tied = bool(config.get("tie_word_embeddings", family.tied))
     shapes: dict[str, tuple[int, ...]] = {}
@@ -112,10 +140,14 @@ def _by_table(config: Config, family: Family) -> Size | None:
             return None
         for layer in range(layers) if "*" in name else [0]:
             shapes[name.replace("*", str(layer))] = dimensions
+    tables = [name for name, symbols in family.shapes.items() if symbols in LOOKED_UP]
+    words = next(name for name, symbols in family.shapes.items() if symbols == "V h")
+    outputs = sum(symbols == "V h" for symbols in family.head.values()) if tied else 0
     return Size(
-        kind=str(config["model_type"]), shapes=shapes, vocabulary=vocabulary, hidden=hidden, layers=layers, heads=heads,
+        kind=str(config["model_type"]), parts=Parts(shapes, tables, words, outputs, hidden),
+        vocabulary=vocabulary, layers=layers, heads=heads,
         groups=groups or heads, head_size=head_size or hidden // heads, feed_forward=feed_forward or 4 * hidden,
-        tied=tied, norm=family.norm, gated=family.gated,
+        norm=family.norm, gated=family.gated,
         activation=str(config.get("activation_function", config.get("hidden_act"))),
         dtype=_dtype(config), exact=False,
     )  # fmt: skip
@@ -126,6 +158,7 @@ def _counted(config: Config) -> Size:
     from transformers import AutoConfig
 
     from clpds.checkpoint.anatomy import anatomy
+    from clpds.training.flops import model_parts
 
     try:
         full = AutoConfig.for_model(**config)
@@ -139,15 +172,14 @@ def _counted(config: Config) -> Size:
         ) from error
     text = full.get_text_config()
     heads = text.num_attention_heads
-    shapes = {name: shape for name, shape in found.shapes.items() if name in found.parameters}
+    parts = model_parts(found.model)
     return Size(
-        kind=full.model_type, shapes=shapes, vocabulary=text.vocab_size, hidden=text.hidden_size,
-        layers=text.num_hidden_layers, heads=heads,
+        kind=full.model_type, parts=parts, vocabulary=text.vocab_size, layers=text.num_hidden_layers, heads=heads,
         groups=getattr(text, "num_key_value_heads", None) or heads,
         head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
         feed_forward=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        tied=found.output_embedding is None, norm="rms" if hasattr(text, "rms_norm_eps") else "layer",
-        gated=any("gate_proj" in name for name in shapes),
+        norm="rms" if hasattr(text, "rms_norm_eps") else "layer",
+        gated=any("gate_proj" in name for name in parts.shapes),
         activation=str(getattr(text, "activation_function", getattr(text, "hidden_act", None))),
         dtype=_dtype(config), exact=True,
     )  # fmt: skip

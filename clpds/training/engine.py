@@ -13,6 +13,7 @@ from transformers.initialization import no_init_weights
 from transformers.integrations.deepspeed import prevent_arange_dtype_change
 
 from clpds.checkpoint import Checkpoint, LazyTensor, anatomy
+from clpds.checkpoint.anatomy import own_parameters
 from clpds.errors import UserError
 from clpds.recipe import Train
 from clpds.resources import find
@@ -107,13 +108,14 @@ def _slice(lazy: LazyTensor, parameter: nn.Parameter) -> tuple[torch.Tensor, tor
     return values, held[: values.numel()]
 
 
-def freeze(model: nn.Module, trainable: tuple[str, ...]) -> None:
+def freeze(model: PreTrainedModel, trainable: tuple[str, ...]) -> None:
     """Let only parameters train whose name matches a shell pattern; UserError for one that matches none."""
-    names = [name for name, _ in model.named_parameters()]
+    parameters = own_parameters(model)
+    names = list(parameters)
     for pattern in trainable:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UserError(f"trainable: no parameter matches '{pattern}'; names look like {names[0]}, {names[-1]}")
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in trainable))
 
 

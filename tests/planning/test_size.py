@@ -8,9 +8,12 @@ import transformers
 
 from clpds.checkpoint.anatomy import anatomy
 from clpds.errors import UserError
-from clpds.planning.families import FAMILIES
-from clpds.planning.size import size_of
-from tests.tiny import GQA, SHAPES
+from clpds.flops import places
+from clpds.planning.encoders import CLASSIFYING
+from clpds.planning.family import Family
+from clpds.planning.size import FAMILIES, Size, size_of
+from clpds.training.flops import model_parts
+from tests.tiny import GQA, SHAPES, SMALL
 
 
 def config_of(shape: str, **changes: Any) -> Any:
@@ -24,21 +27,39 @@ def as_written(config: Any) -> dict[str, Any]:
     return json.loads(config.to_json_string())
 
 
+def check(size: Size, config: Any) -> None:
+    """The table says of the model what the model itself says."""
+    found = model_parts(anatomy(config).model)
+    assert not size.exact
+    assert size.shapes == found.shapes
+    assert set(size.parts.tables) == set(found.tables)
+    assert (size.parts.words, size.parts.outputs, size.hidden) == (found.words, found.outputs, found.hidden)
+    assert places(size.shapes, found.words) == places(found.shapes, found.words)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("shape", sorted(SHAPES))
 def test_every_parameter_is_that_of_the_model_class(shape: str, tied: bool) -> None:
     config = config_of(shape, tie_word_embeddings=tied)
     size = size_of(as_written(config))
-    found = anatomy(config)
-    wanted = {name: tensor for name, tensor in found.shapes.items() if name in found.parameters}
-    assert not size.exact
-    assert dict(size.shapes) == wanted
-    assert size.tied == tied
-    assert size.parameters == found.model.num_parameters()
+    check(size, config)
+    assert size.parameters == anatomy(config).model.num_parameters()
 
 
-def test_the_table_is_tested_whole() -> None:
-    assert set(FAMILIES) == set(SHAPES)
+@pytest.mark.parametrize(
+    "family",
+    [*(family for kind, family in FAMILIES.items() if kind not in SHAPES), *CLASSIFYING.values()],
+    ids=lambda family: family.model_class,
+)
+def test_every_parameter_of_clpds_own_classes_and_of_classifiers(family: Family) -> None:
+    (kind,) = {kind for table in (FAMILIES, CLASSIFYING) for kind, one in table.items() if one == family}
+    config = transformers.AutoConfig.for_model(kind, vocab_size=600, num_labels=3, **SMALL)
+    config.architectures = [family.model_class]
+    check(size_of(as_written(config)), config)
+
+
+def test_the_tables_are_tested_whole() -> None:
+    assert set(SHAPES) < set(FAMILIES)
 
 
 def test_heads_of_another_size_and_as_many_key_value_heads() -> None:
@@ -74,6 +95,6 @@ def test_what_is_no_model_is_one_line() -> None:
 
 def test_trained_parameters_by_name() -> None:
     size = size_of(as_written(config_of("gpt2")))
-    assert size.trained(("*wte*",)) == 600 * 32
+    assert size.elements(size.trained(("*wte*",))) == [600 * 32]
     with pytest.raises(UserError, match="lm_head"):
         size.trained(("lm_head*",))

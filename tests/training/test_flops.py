@@ -8,11 +8,14 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
     RobertaForMaskedLM,
+    XLMRobertaForMaskedLM,
 )
 
+from clpds.flops import Flops
 from clpds.models.minijoint import BertMiniJointForMaskedLM
+from clpds.models.trelm import TrelmBertForMaskedLM
 from clpds.training.engine import freeze
-from clpds.training.flops import Flops, step_flops
+from clpds.training.flops import step_flops
 
 H, S, V = 768, 512, 50_000
 BLOCK = 24 * H**2 + 4 * S * H  # forward, a token
@@ -32,20 +35,22 @@ def flops(model: PreTrainedModel, *trainable: str) -> Flops:
     return step_flops(model, S)
 
 
-def adapt(layers: int) -> Flops:
-    model = encoder(layers)
-    return flops(model, "*word_embeddings*", "cls.predictions.bias")
+def adapt(layers: int, cls: type[PreTrainedModel] = BertForMaskedLM) -> Flops:
+    return flops(
+        encoder(layers, cls), "*word_embeddings*", "cls.predictions.bias" if cls is BertForMaskedLM else "*head.bias"
+    )
 
 
-@pytest.mark.parametrize("cls", [BertForMaskedLM, RobertaForMaskedLM])
+@pytest.mark.parametrize("cls", [BertForMaskedLM, RobertaForMaskedLM, XLMRobertaForMaskedLM])
 def test_a_whole_encoder_is_three_times_its_forward_pass(cls: type[PreTrainedModel]) -> None:
     found = flops(encoder(12, cls))
     assert (found.per_token, found.per_prediction) == (3 * 12 * BLOCK, 3 * HEAD)
     assert found.of(1000, 150) == 1000 * found.per_token + 150 * found.per_prediction
 
 
-def test_adaptation_passes_gradients_through_a_frozen_body() -> None:
-    found = adapt(12)
+@pytest.mark.parametrize("cls", [BertForMaskedLM, RobertaForMaskedLM, XLMRobertaForMaskedLM])
+def test_adaptation_passes_gradients_through_a_frozen_body(cls: type[PreTrainedModel]) -> None:
+    found = adapt(12, cls)
     assert found.per_token == 12 * (2 * 24 * H**2 + 3 * 4 * S * H)  # products of attention have no frozen factor
     assert found.per_prediction == 3 * 2 * H * V + 2 * 2 * H**2  # the head's transform is frozen too
     assert found.of(1, 0) < flops(encoder(12)).of(1, 0)
@@ -59,6 +64,15 @@ def test_below_what_trains_there_is_no_backward_pass() -> None:
     found = flops(encoder(6), "bert.encoder.layer.4.*", "bert.encoder.layer.5.*", "cls.*")
     assert found.per_token == (4 + 3 * 2) * BLOCK
     assert found.per_prediction == 2 * 2 * H * V + 3 * 2 * H**2  # through the frozen output matrix, into the transform
+
+
+def test_a_trilayer_is_one_more_layer_in_the_middle() -> None:
+    model = encoder(12, TrelmBertForMaskedLM)
+    found = flops(model)
+    assert (found.per_token, found.per_prediction) == (3 * 13 * BLOCK, 3 * HEAD)
+    above = flops(model, *(f"bert.encoder.layer.{number}.*" for number in range(6, 12)))
+    assert above.per_token == (7 + 3 * 6) * BLOCK
+    assert flops(model, "*.trilayer.*").per_token == 6 * BLOCK + 3 * BLOCK + 6 * (2 * 24 * H**2 + 3 * 4 * S * H)
 
 
 def test_two_heads_cost_twice_one_head() -> None:
