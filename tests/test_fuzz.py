@@ -18,7 +18,7 @@ from clpds.data.links import read_links
 from clpds.data.read import load_saved, stream_documents
 from clpds.errors import UserError
 from clpds.recipe import load_recipe
-from clpds.run_folder import read_state
+from clpds.run_folder import read_metrics, read_state
 from clpds.vocabulary.dictionary import read_dictionary, read_parallel
 from clpds.vocabulary.static import read_static
 from launcher.hostlist import expand
@@ -201,6 +201,7 @@ def test_our_own_records(content: bytes) -> None:
     refused_or_read(lambda file: provenance.read(file.parent), provenance.FILE, content)
     refused_or_read(lambda file: manifest.check_manifest(file.parent, deep=True), manifest.FILE, content)
     refused_or_read(lambda file: read_state(file.parent), "state.json", content)
+    refused_or_read(lambda file: read_metrics(file.parent), "metrics.jsonl", content + b"\n" + content)
     refused_or_read(lambda file: read_owner(file.parent), "job.json", content)
     refused_or_read(lambda file: load_saved(file.parent), "state.json", content)
 

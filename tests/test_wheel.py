@@ -1,8 +1,10 @@
 """A wheel holds all that the verbs need, so they work outside a checkout."""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from clpds.cli import VERBS
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+MODULES = {"yaml": "pyyaml", "thot": "sil-thot"}  # imported under another name
 KINDS = ("ds_configs", "slurm", "recipes")
 
 
@@ -59,3 +62,16 @@ def test_every_module_travels(installed: Path) -> None:
     for package in ("clpds", "launcher"):
         modules = {file.relative_to(CHECKOUT) for file in (CHECKOUT / package).rglob("*.py")}
         assert modules == {file.relative_to(installed) for file in (installed / package).rglob("*.py")}
+
+
+def test_what_is_imported_is_installed_and_explained() -> None:
+    """A package that only comes along with another one may be gone with that one's next version."""
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[<>=]", name)[0] for name in project["dependencies"]}
+    files = [*(CHECKOUT / "clpds").rglob("*.py"), *(CHECKOUT / "launcher").rglob("*.py")]
+    imported = {name for file in files for name in re.findall(r"^ *(?:from|import) (\w+)", file.read_text(), re.M)}
+    foreign = imported - set(sys.stdlib_module_names) - {"clpds", "launcher"}
+    assert {MODULES.get(name, name) for name in foreign} <= declared
+    table = (CHECKOUT / "docs" / "dependencies.md").read_text()
+    explained = re.findall(r"[\w-]+", " ".join(re.findall(r"^\| ([^|]+) \|", table, re.M)))
+    assert set(explained) - {"package"} == declared

@@ -109,10 +109,16 @@ def write_safetensors(file: Path, tensors: Mapping[str, LazyTensor]) -> Iterator
 def finite_chunks(name: str, lazy: LazyTensor) -> Iterator[Tensor]:
     """The tensor's elements as contiguous 1-D chunks; UserError at the first NaN or infinity."""
     for chunk in _chunks(lazy):
-        if lazy.dtype.is_floating_point and lazy.dtype.itemsize > 1 and not bool(chunk.isfinite().all()):
+        if lazy.dtype.is_floating_point and lazy.dtype.itemsize > 1 and not is_finite(chunk):
             kind = str(lazy.dtype).removeprefix("torch.")
             raise UserError(f"tensor {name} of {lazy.origin or 'the model'} holds NaN or infinity as {kind}")
         yield chunk
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether there is no NaN and no infinity; a finite sum is proof, and many times faster than a look at each."""
+    total = values.sum(dtype=torch.promote_types(values.dtype, torch.float32))
+    return bool(total.isfinite()) or bool(values.isfinite().all())
 
 
 def _chunks(lazy: LazyTensor) -> Iterator[Tensor]:

@@ -35,7 +35,7 @@ def inspect(step: recipe.Inspect) -> None:
         if not problems:
             raise
         raise UserError(f"{step.path} is damaged: {_some(problems)}") from error
-    written = sum(len(kinds.read_json(folder / record)["files"]) for folder, record in folders.items())
+    written = sum(_count(folder / record) for folder, record in folders.items())
     if written:
         sizes = "" if deep else " by their sizes"
         rows.append(("integrity", _some(problems) if problems else f"all {written} files as written{sizes}"))
@@ -102,6 +102,14 @@ def _recorded(path: Path) -> dict[Path, str]:
     inner = [*kinds.checkpoints(path), path / "model", path / "initial"] if (path / STAGE).is_file() else [path]
     records = [(folder, name) for folder in inner for name in (manifest.FILE, provenance.FILE)]
     return {folder: name for folder, name in records if (folder / name).is_file()}
+
+
+def _count(record: Path) -> int:
+    """How many files are on record."""
+    files = kinds.read_json(record).get("files")
+    if not isinstance(files, dict):
+        raise UserError(f"{record} is damaged: it lists no files")
+    return len(files)
 
 
 def _problems(folder: Path, record: str, *, deep: bool) -> list[str]:

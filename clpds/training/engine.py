@@ -14,6 +14,7 @@ from transformers.integrations.deepspeed import prevent_arange_dtype_change
 
 from clpds.checkpoint import Checkpoint, LazyTensor, anatomy
 from clpds.checkpoint.anatomy import own_parameters
+from clpds.checkpoint.safetensors import is_finite
 from clpds.errors import UserError
 from clpds.recipe import Train
 from clpds.resources import find
@@ -88,7 +89,7 @@ def build_model(checkpoint: Checkpoint, config: dict[str, Any], device: torch.de
                 values, goal = _slice(lazy, parameters[name])
             else:
                 values, goal = lazy.load(), model.get_parameter_or_buffer(name).data
-            finite.append(bool(values.isfinite().all()))
+            finite.append(is_finite(values))
             goal.copy_(values)
         return finite
 

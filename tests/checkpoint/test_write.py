@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from clpds import provenance
@@ -98,6 +99,17 @@ def test_numbers_that_are_none_are_named_with_their_file(value: float, tmp_path:
     with pytest.raises(UserError, match=message):
         copy(tmp_path / "source", tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"source"}
+
+
+def test_large_numbers_whose_sum_is_none_are_numbers(tmp_path: Path) -> None:
+    """Finite, though a float32 cannot hold their sum, or is NaN on the way there."""
+    model = tiny_model("llama", ROWS)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.fill_(3e38)
+        model.model.layers[1].mlp.up_proj.weight.copy_(3e38 * torch.sign(model.model.layers[1].mlp.up_proj.weight))
+    save_model(tmp_path / "source", model)
+    copy(tmp_path / "source", tmp_path / "out")
+    assert float(load_file(tmp_path / "out" / "model.safetensors")["model.layers.0.mlp.up_proj.weight"].max()) > 1e38
 
 
 def test_overflow_in_the_type_asked_for_is_named(source: Path, tmp_path: Path) -> None:
