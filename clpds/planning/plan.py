@@ -67,7 +67,9 @@ def show_plan(
         recipe.only("train")  # says that there is none
     works = {name: _work(recipe, name, stage) for name, stage in stages.items()}
     console = Console(highlight=False, soft_wrap=True)
-    for name, work in works.items():
+    for number, (name, work) in enumerate(works.items()):
+        if number:
+            console.print()
         _show(console, name, work, device, mfu, tokens_per_second)
 
 
@@ -179,7 +181,7 @@ def _table(work: Work, configs: Sequence[Zero], found: Sequence[Option], device:
     if any(totals):
         table.add_section()
         cells = [_hours(one.hours * one.ranks) if one and one.hours else "" for one in totals]
-        table.add_row("rank hours" if device.is_cpu else "GPU hours", *([""] if device.per_node else []), *cells)
+        table.add_row("rank h" if device.is_cpu else "GPU h", *([""] if device.per_node else []), *cells)
     return table
 
 

@@ -126,15 +126,16 @@ def wait(cluster: Cluster, jobs: dict[str, Job]) -> None:
 
 def show(jobs: dict[str, Job], stages: dict[str, Train], seconds: float) -> None:
     """A line for each job."""
-    table = Table("job", "step", "state", "killed with", "requeued", "steps in metrics", "seconds", box=None)
+    table = Table("job", "step", "state", "killed with", "requeued", "ended at", "metrics", "seconds", box=None)
     for name, job in jobs.items():
         took = f"{job.ended - job.started:.0f}" if job.ended and job.started else ""
-        logged = ""
-        if name in stages:
-            steps = [line["step"] for line in read_metrics(stages[name].out)]
-            logged = f"{len(steps)}, {len(set(steps))} different, last {steps[-1]}"
+        end = metrics = ""
+        if (stage := stages.get(name)) and job.state == "COMPLETED":
+            end = f"step {saved_step(stage.out)} of {stage.steps}"
+            wanted = list(range(stage.log_every, stage.steps + 1, stage.log_every))
+            metrics = "complete" if [line["step"] for line in read_metrics(stage.out)] == wanted else "holes"
         killed = ", ".join(f"step {step} saved" for step in job.killed)
-        table.add_row(job.number, name, job.state, killed, str(job.restarts), logged, took)
+        table.add_row(job.number, name, job.state, killed, str(job.restarts), end, metrics, took)
     console.print(table)
     console.print(f"in all {seconds:.0f} s")
 
