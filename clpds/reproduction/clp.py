@@ -30,7 +30,7 @@ def clp(lab: Lab) -> Result:
     raced = race(lab, arms(lab, size, source, target, starts), size.rates)
     saved = savings(raced, "random")
     helper = total_flops(target / "helper-run")
-    return _result(size, lab.seeds, saved, helper)
+    return _result(lab, size, saved, helper)
 
 
 def wechsel_options(source: Path, target: Path) -> str:
@@ -47,7 +47,7 @@ def clp_options(target: Path) -> dict[str, str]:
     return {"clp": published, "clp-auto": f"{published}, weighting: auto"}
 
 
-def _result(size: Size, seeds: int, saved: dict[str, Savings], helper: float) -> Result:
+def _result(lab: Lab, size: Size, saved: dict[str, Savings], helper: float) -> Result:
     best, wechsel = saved["clp-auto"], saved["wechsel"]
     total = saved["random"].raced.flops
     return Result(
@@ -74,9 +74,9 @@ def _result(size: Size, seeds: int, saved: dict[str, Savings], helper: float) ->
                 "arms",
                 f"{size.steps} steps of 16 x 128 tokens each, the same blocks in the same order, a cosine schedule",
             ),
-            ("text", "Bible: three English versions, one German; every twentieth chapter held out, in all versions"),
+            lab.said_of_text("three English versions, one German"),
             ("tuning", f"each arm at the best of the rates {', '.join(f'{r:g}' for r in size.rates)} (seed 0)"),
-            ("seeds", f"{seeds}; ± is the standard deviation, the band the range"),
+            ("seeds", f"{lab.seeds}; ± is the standard deviation, the band the range"),
         ],
         numbers={"settings": asdict(size), "helper_flops": helper, "arms": numbers(saved)},
     )

@@ -72,7 +72,7 @@ def growth(lab: Lab) -> Result:
                 "arms",
                 f"{large.steps} steps of 16 x 128 tokens each, the same blocks in the same order, a cosine schedule",
             ),
-            ("text", "Bible: three English versions; every twentieth chapter held out, in all versions"),
+            lab.said_of_text("three English versions"),
             ("tuning", f"each arm at the best of the rates {', '.join(f'{r:g}' for r in large.rates)} (seed 0)"),
             ("seeds", f"{lab.seeds}; ± is the standard deviation, the band the range"),
         ],

@@ -23,6 +23,9 @@ from clpds.run_folder import read_metrics
 from launcher.local import LAUNCHER
 
 
+EVERY = {"toy": 6, "small": 1}  # of the chapters to train on
+
+
 @dataclass(frozen=True)
 class Lab:
     """A folder, a size, some seeds, and how many recipes may run at once."""
@@ -40,9 +43,14 @@ class Lab:
         """The texts that claims of this size share."""
         return self.shared / f"texts-{self.size}"
 
+    def said_of_text(self, versions: str) -> tuple[str, str]:
+        """The line of a page that says which text was used."""
+        part = f"; of the others every {EVERY[self.size]}th" if EVERY[self.size] > 1 else ""
+        return "text", f"Bible: {versions}; every twentieth chapter held out, in all versions{part}"
+
     def write_texts(self, languages: Sequence[str]) -> None:
-        """Chapters, task and, beside the first language's, verses of each; made once. For a toy a sixth of them."""
-        every = 6 if self.size == "toy" else 1
+        """Chapters, task and, beside the first language's, verses of each; made once."""
+        every = EVERY[self.size]
         for language in languages:
             if not (self.texts / f"{language}.task.heldout.jsonl").is_file():
                 write_chapters(language, self.texts, every)

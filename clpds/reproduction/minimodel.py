@@ -194,7 +194,7 @@ def _result(
             ),
             ("start", "the rows of WECHSEL, the same for both"),
             ("adaptation", f"{size.adapt_steps} steps of 16 x 128 tokens, rows and output bias only"),
-            ("text", "Bible; every twentieth chapter held out, in all versions and languages"),
+            lab.said_of_text("three English versions, two French, one of each other language"),
             (
                 "tuning",
                 f"each arm at the best of the rates {', '.join(f'{r:g}' for r in size.rates)} (seed 0)",

@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from clpds import __version__
 from clpds.output import write_text
@@ -90,6 +90,8 @@ def _draw(axes: Axes, figure: Figure) -> None:
         axes.axhline(level, color="#888888", linewidth=1.0, linestyle=(0, (5, 4)), label=name)
     if figure.log:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel(figure.x_label)
     axes.set_ylabel(figure.y_label)

@@ -90,7 +90,7 @@ def trelm(lab: Lab) -> Result:
         for seed, run in enumerate(arm.runs)
     ]  # fmt: skip
     lab.run("the task in German", tasks)
-    return _result(size, lab.seeds, raced, steps)
+    return _result(lab, size, raced, steps)
 
 
 def _equal_compute(arm: Raced, config: Path, source: Path) -> int:
@@ -108,7 +108,7 @@ def _flops(folder: Path) -> float:
     return sum(total_flops(folder / stage) for stage in STAGES if (folder / stage).is_dir())
 
 
-def _result(size: Size, seeds: int, raced: dict[str, Raced], steps: int) -> Result:
+def _result(lab: Lab, size: Size, raced: dict[str, Raced], steps: int) -> Result:
     labels = {"trelm": "TreLM", "scratch": "from fresh weights"}
     numbers: dict[str, Any] = {"settings": asdict(size), "scratch_steps": steps}
     rows, lines, loss, right = [], [], {}, {}
@@ -135,8 +135,8 @@ def _result(size: Size, seeds: int, raced: dict[str, Raced], steps: int) -> Resu
         }
         rows.append([labels[name], loss[name].said(), right[name].said(".1%"), f"{flops.mean:.2e}", f"{arm.lr:g}"])
     chance = json.loads((raced["trelm"].runs[0].parent / "task.json").read_text())["chance"]
-    better = [loss["scratch"].values[s] - loss["trelm"].values[s] for s in range(seeds)]
-    more = [right["trelm"].values[s] - right["scratch"].values[s] for s in range(seeds)]
+    better = [loss["scratch"].values[s] - loss["trelm"].values[s] for s in range(lab.seeds)]
+    more = [right["trelm"].values[s] - right["scratch"].values[s] for s in range(lab.seeds)]
     return Result(
         title="TreLM: an encoder moved to German",
         paper="Li, Zhao, Utiyama & Sumita 2021, arXiv 2107.12627",
@@ -163,12 +163,12 @@ def _result(size: Size, seeds: int, raced: dict[str, Raced], steps: int) -> Resu
             ("source", f"the same in English, {size.source_steps} steps; its cost is not counted, it is there already"),
             ("TreLM", f"{size.commonality} steps of commonality, 2 x {size.transfer} of CdLM, {size.german} of German"),
             ("from fresh weights", f"{steps} steps of German"),
-            ("text", "Bible: three English versions, one German; every twentieth chapter held out, in all versions"),
+            lab.said_of_text("three English versions, one German"),
             (
                 "tuning",
                 f"each arm at the best of the learning rates {', '.join(f'{r:g}' for r in size.rates)} (seed 0)",
             ),
-            ("seeds", f"{seeds}; ± is the standard deviation, the band the range"),
+            ("seeds", f"{lab.seeds}; ± is the standard deviation, the band the range"),
         ],
         numbers=numbers,
     )

@@ -52,10 +52,7 @@ def wechsel(lab: Lab) -> Result:
                 "arms",
                 f"{size.steps} steps of 16 x 128 tokens each, the same blocks in the same order, a cosine schedule",
             ),
-            (
-                "text",
-                "Bible: three English versions, two French, one of the others; every twentieth chapter held out in all",
-            ),
+            lab.said_of_text("three English versions, two French, one of each other language"),
             (
                 "tuning",
                 f"each arm at the best of the rates {', '.join(f'{r:g}' for r in size.rates)} (seed 0, each language)",
