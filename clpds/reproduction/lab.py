@@ -22,7 +22,6 @@ from clpds.resources import find
 from clpds.run_folder import read_metrics
 from launcher.local import LAUNCHER
 
-
 EVERY = {"toy": 6, "small": 1}  # of the chapters to train on
 
 
