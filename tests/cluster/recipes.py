@@ -54,9 +54,13 @@ def main() -> None:
         stages = {name: step for name, step in recipe.steps.items() if isinstance(step, Train) and name in jobs}
         with ThreadPoolExecutor(len(stages) or 1) as pool:
             hits = [pool.submit(disturb, cluster, name, jobs[name], stage) for name, stage in stages.items()]
-            wait(cluster, jobs)
-        for hit in hits:
-            hit.result()
+            try:
+                wait(cluster, jobs)
+            finally:
+                for job in jobs.values():  # which ends the threads too
+                    job.ended = job.ended or time.monotonic()
+        for problem in filter(None, (hit.exception() for hit in hits)):
+            console.print(problem)
     failed = [name for name, job in jobs.items() if job.state != "COMPLETED"]
     show(jobs, stages, time.monotonic() - begin)
     for name, step in recipe.steps.items():
@@ -105,7 +109,12 @@ def wait(cluster: Cluster, jobs: dict[str, Job]) -> None:
     while any(job.ended is None for job in jobs.values()):
         time.sleep(1)
         states: dict[str, list[tuple[str, int]]] = {}
-        for line in cluster.command("squeue", "--states=all", "--noheader", "-O", QUEUE).splitlines():
+        try:
+            queue = cluster.command("squeue", "--states=all", "--noheader", "-O", QUEUE)
+        except RuntimeError as error:  # a machine so busy that slurmctld does not answer in time
+            console.print(error)
+            continue
+        for line in queue.splitlines():
             number, state, restarts = line.split()
             states.setdefault(number, []).append((state, int(restarts)))
         for number, tasks in states.items():

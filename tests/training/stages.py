@@ -64,12 +64,20 @@ def run_stage(task: Train) -> list[dict[str, Any]]:
 
 def refused(task: Train) -> str:
     """The message with which a rank stops."""
+    return refused_each([task])[0]
+
+
+def refused_each(tasks: list[Train]) -> list[str]:
+    """The messages of several stages, begun one after the other; empty for one that ends well."""
+    messages = []
     with stop_flag() as flag, process_group() as device:
-        try:
-            train(task, device, flag)
-        except UserError as error:
-            return str(error)
-    return ""
+        for task in tasks:
+            try:
+                train(task, device, flag)
+                messages.append("")
+            except UserError as error:
+                messages.append(str(error))
+    return messages
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

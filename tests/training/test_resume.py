@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from clpds.recipe import Corpus, Optimizer, Saving, Train
 from clpds.run_folder import read_trainer, whole_checkpoints
 from clpds.training.saving import find_checkpoint
 from tests.ranks import run_ranks
-from tests.training.stages import curve, read_metrics, refused, run_stage, stage, write_inputs
+from tests.training.stages import curve, read_metrics, refused_each, run_stage, stage, write_inputs
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +116,13 @@ def test_a_run_goes_on_with_its_own_model_data_and_order_only(
     stage_file = (whole.out / "stage.json").read_bytes()
     moved = Corpus(path=shutil.copytree(inputs["data"], tmp_path / "moved"))
     heavier = Corpus(path=inputs["data"], weight=2.0)
-    for change, word in (
+    changes: list[tuple[dict[str, Any], str]] = [
         ({"seed": 4}, "another seed"),
         ({"trainable": ("*attn*",)}, "another trainable"),
         ({"data": {"german": heavier}}, "another data"),
         ({"data": {"german": moved}}, ""),
-    ):
-        (message,) = run_ranks(1, refused, replace(whole, **change))
+    ]
+    (messages,) = run_ranks(1, refused_each, [replace(whole, **change) for change, _ in changes])
+    for message, (_, word) in zip(messages, changes, strict=True):
         assert (word in message) if word else not message
     assert (whole.out / "stage.json").read_bytes() != stage_file  # only the run that was not refused wrote it
