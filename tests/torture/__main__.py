@@ -40,9 +40,9 @@ def main() -> None:
         torture(training, plan(options.kills, touches, options.seed), options.seed)
         say(f"survived {options.kills} kills; metrics, weights and optimizer states are those of the undisturbed run")
         if options.kills >= 50:
-            changed = write_training(Path(folder) / "ranks", steps=24, fork=options.fork, dropout=False)
+            changed = write_training(Path(folder) / "ranks", steps=30, fork=options.fork, dropout=False)
             undisturbed(changed)
-            change_ranks(changed, touches, options.seed)
+            change_ranks(changed, options.seed)
             say(f"survived {len(RANKS)} kills with another number of ranks each; the losses are equal to 1e-5")
     say(f"bytes lost: 0; {time.monotonic() - began:.0f} s, seed {options.seed}")
 
@@ -67,7 +67,8 @@ def plan(kills: int, touches: dict[int, int], seed: int) -> list[Kill | None]:
             chosen.append(None)
         else:
             rank, touch = points[number % len(points)]
-            chosen.append(Kill(rank, draw.randint(1, 2), touch, VICTIMS[number % 3]))
+            save = 3 if number == 0 else draw.randint(1, 2)  # from the third on a save also removes an old checkpoint
+            chosen.append(Kill(rank, save, touch, VICTIMS[number % 3]))
     return chosen
 
 
@@ -97,11 +98,11 @@ def torture(training: Training, kills: list[Kill | None], seed: int) -> None:
     compare.require_equal(training.folder / run, training.folder / "whole")
 
 
-def change_ranks(training: Training, touches: dict[int, int], seed: int) -> None:
+def change_ranks(training: Training, seed: int) -> None:
     """One start after the other with another number of ranks, each killed in a save; then to the end."""
     draw = random.Random(seed)
     for ranks in RANKS:
-        kill = Kill(0, 2, draw.randint(1, touches[0]), draw.choice(VICTIMS))
+        kill = Kill(0, 2, draw.randint(1, 16), draw.choice(VICTIMS))  # with one rank a save has fewer steps
         assert training.start("changed", kill, ranks).end() != 0
         say(f"{ranks} ranks: step {compare.require_sound(training.folder / 'changed')} saved")
     training.start("changed").end(0)
