@@ -13,6 +13,7 @@ import argparse
 import random
 import tempfile
 import time
+from itertools import cycle
 from pathlib import Path
 
 import tests.conftest  # noqa: F401  # sets what must be set before libraries are imported
@@ -57,16 +58,16 @@ def undisturbed(training: Training) -> dict[int, int]:
 
 
 def plan(kills: int, touches: dict[int, int], seed: int) -> list[Kill | None]:
-    """Three of four at steps of a save, spread over all of them, on both ranks; None: at a random instant."""
+    """Three of four at steps of a save, with 50 kills at each once, on both ranks; None: at a random instant."""
     draw = random.Random(seed)
-    points = [(rank, touch) for rank, count in touches.items() for touch in range(1, count + 1)]
-    draw.shuffle(points)
+    steps = [(rank, touch) for rank, count in touches.items() for touch in range(1, count + 1)]
+    points = cycle(draw.sample(steps, len(steps)))
     chosen: list[Kill | None] = []
     for number in range(kills):
         if number % 4 == 3 or number == kills // 3:
             chosen.append(None)
         else:
-            rank, touch = points[number % len(points)]
+            rank, touch = next(points)
             save = 3 if number == 0 else draw.randint(1, 2)  # from the third on a save also removes an old checkpoint
             chosen.append(Kill(rank, save, touch, VICTIMS[number % 3]))
     return chosen
