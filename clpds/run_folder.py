@@ -83,12 +83,18 @@ def take_stop(run: Path) -> bool:
 def whole_checkpoints(run: Path) -> list[Path]:
     """The run's complete checkpoints, oldest first."""
     folders = (run / "checkpoints").glob("step-*")
-    return sorted(folder for folder in folders if re.fullmatch(r"step-\d{8}", folder.name) and _is_whole(folder))
+    return sorted(folder for folder in folders if re.fullmatch(r"step-\d{8}", folder.name) and not problems(folder))
 
 
 def read_trainer(checkpoint: Path) -> dict[str, Any]:
-    """The checkpoint's ``trainer.json``."""
-    document: dict[str, Any] = json.loads((checkpoint / TRAINER).read_text())
+    """The checkpoint's ``trainer.json``; UserError where that cannot be read."""
+    path = checkpoint / TRAINER
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document["step"], int):
+            raise ValueError("no step")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}); remove {checkpoint} to use the one before") from error
     return document
 
 
@@ -117,8 +123,9 @@ def saved_step(run: Path) -> int:
     return int(read_trainer(whole[-1])["step"]) if whole else 0
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def problems(checkpoint: Path) -> list[str]:
+    """Why the checkpoint is not whole, by the names and sizes of its files; empty where it is."""
     try:
-        return not check_manifest(checkpoint, deep=False)
-    except UserError:
-        return False
+        return check_manifest(checkpoint, deep=False)
+    except UserError as error:
+        return [str(error)]

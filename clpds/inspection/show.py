@@ -28,7 +28,11 @@ def inspect(step: recipe.Inspect) -> None:
         return
     folders = _recorded(step.path)
     deep = step.verify or not (step.path / STAGE).is_file()
-    problems = [problem for folder, record in folders.items() for problem in _problems(folder, record, deep=deep)]
+    problems = [
+        problem if folder == step.path else f"{folder.name}/{problem}"
+        for folder, record in folders.items()
+        for problem in _problems(folder, record, deep=deep)
+    ]
     try:
         rows = describe(step.path)
     except UserError as error:
@@ -115,10 +119,10 @@ def _count(record: Path) -> int:
 def _problems(folder: Path, record: str, *, deep: bool) -> list[str]:
     """A phrase for each file that is not as written."""
     if record == manifest.FILE:
-        return [f"{folder.name}/{problem}" for problem in check_manifest(folder, deep=deep)]
+        return check_manifest(folder, deep=deep)
     if not deep:
         return []
-    return [f"{folder.name}/{name} is missing or not what was written" for name in provenance.verify(folder)]
+    return [f"{name} is missing or not what was written" for name in provenance.verify(folder)]
 
 
 def _some(problems: list[str], limit: int = 5) -> str:

@@ -4,7 +4,7 @@ import os
 import sys
 
 from clpds.cli import TrainStep
-from clpds.errors import UserError, complain
+from clpds.errors import UserError, complain, said
 from clpds.recipe import Train, load_stage
 from clpds.run_folder import saved_step, take_stop, write_state
 from clpds.training.stopping import StopFlag, stop_flag
@@ -26,6 +26,9 @@ def train_step(options: TrainStep) -> None:
         complain("train", error)
         if not isinstance(error, InUseError):
             _note_failure(stage, str(error))
+        status = 2
+    except OSError as error:
+        complain("train", UserError(said(error)))
         status = 2
     except SystemExit as leaving:
         status = int(leaving.code or 0)

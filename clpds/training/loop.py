@@ -62,12 +62,13 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
     objective.check(engine)
     position = saving.load(engine, resume) if resume else Position()
 
+    loop = Loop(stage, objective, inputs, engine, device)
+    metrics = agree(lambda: Metrics(stage.out, start=position.step, steps=stage.steps) if first_rank() else None)
+
     def sync() -> None:
         if metrics:
             metrics.sync()
 
-    loop = Loop(stage, objective, inputs, engine, device)
-    metrics = agree(lambda: Metrics(stage.out, start=position.step, steps=stage.steps) if first_rank() else None)
     if metrics and position.step:
         metrics.say(f"resuming from step {position.step}")
     tokens = stage.global_batch * inputs.mixture.sequence_length  # of a step, predicted or not

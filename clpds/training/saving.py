@@ -26,7 +26,7 @@ from clpds.errors import UserError
 from clpds.manifest import check_manifest, hash_files, write_manifest
 from clpds.output import naming, replace_folder, sync, write_text
 from clpds.recipe import Train
-from clpds.run_folder import LATEST, TRAINER, read_trainer, whole_checkpoints
+from clpds.run_folder import LATEST, TRAINER, problems, read_trainer, whole_checkpoints
 from clpds.training.group import agree, on_first_rank
 
 LEFT = re.compile(r"step-\d{8}\.(partial|old|universal)")  # by a start that was killed
@@ -136,13 +136,14 @@ def find_checkpoint(run: Path, identity: dict[str, Any]) -> Path | None:
     for left in there:
         if LEFT.fullmatch(left.name):
             shutil.rmtree(left)
+    (run / "checkpoints" / "latest_universal").unlink(missing_ok=True)
     whole = whole_checkpoints(run)
     for folder in there:
-        if (folder / manifest.FILE).exists() and folder not in whole:
-            sys.stderr.write(f"{folder} is passed over: {check_manifest(folder, deep=False)[0]}\n")
+        if (folder / manifest.FILE).exists() and folder not in whole and folder > max(whole, default=run):
+            sys.stderr.write(f"{folder} is passed over: {'; '.join(problems(folder))}\n")
     if not whole:
         return None
-    before = read_trainer(whole[-1])["identity"]
+    before = read_trainer(whole[-1]).get("identity", {})
     changed = [key for key, now in identity.items() if before.get(key) != now]
     if changed:
         raise UserError(f"{run} was started with another {changed[0]}; choose another out, or remove the folder")
@@ -156,9 +157,9 @@ def require_sound(checkpoint: Path) -> None:
     """
 
     def check() -> None:
-        problems = check_manifest(checkpoint, deep=True, part=(dist.get_rank(), dist.get_world_size()))
-        if problems:
-            raise UserError(f"{checkpoint} is damaged: {problems[0]}; remove it to go on from the one before, if any")
+        wrong = check_manifest(checkpoint, deep=True, part=(dist.get_rank(), dist.get_world_size()))
+        if wrong:
+            raise UserError(f"{checkpoint} is damaged: {wrong[0]}; remove it to go on from the one before, if any")
 
     agree(check)
 

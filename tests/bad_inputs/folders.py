@@ -47,9 +47,15 @@ ROWS = [
         "inspect old",
         "old is damaged: one of its JSON files lacks what clpds writes there",
         (
-            write("old/checkpoints/step-00000001/manifest.json", "{"),
+            write("old/checkpoints/step-00000001/manifest.json", '{"files": {}}'),
             write("old/checkpoints/step-00000001/trainer.json", "{}"),
         ),
+    ),
+    Row(
+        "run whose metrics have a bad line",
+        "inspect old",
+        "line 1 of old/metrics.jsonl is no line of metrics; mend or remove it",
+        (write("old/metrics.jsonl", '{"step": "1"}\n{"step": 2, "loss": 2.0}\n'),),
     ),
     Row("run whose stage is no JSON", "inspect old", "old/stage.json cannot be read", (write("old/stage.json", "{"),)),
     Row("run whose stage says nothing", "inspect old", "old", (write("old/stage.json", "{}"),)),

@@ -13,6 +13,7 @@ import argparse
 import random
 import tempfile
 import time
+from itertools import cycle
 from pathlib import Path
 
 import tests.conftest  # noqa: F401  # sets what must be set before libraries are imported
@@ -40,9 +41,9 @@ def main() -> None:
         torture(training, plan(options.kills, touches, options.seed), options.seed)
         say(f"survived {options.kills} kills; metrics, weights and optimizer states are those of the undisturbed run")
         if options.kills >= 50:
-            changed = write_training(Path(folder) / "ranks", steps=24, fork=options.fork, dropout=False)
+            changed = write_training(Path(folder) / "ranks", steps=30, fork=options.fork, dropout=False)
             undisturbed(changed)
-            change_ranks(changed, touches, options.seed)
+            change_ranks(changed, options.seed)
             say(f"survived {len(RANKS)} kills with another number of ranks each; the losses are equal to 1e-5")
     say(f"bytes lost: 0; {time.monotonic() - began:.0f} s, seed {options.seed}")
 
@@ -57,17 +58,18 @@ def undisturbed(training: Training) -> dict[int, int]:
 
 
 def plan(kills: int, touches: dict[int, int], seed: int) -> list[Kill | None]:
-    """Three of four at steps of a save, spread over all of them, on both ranks; None: at a random instant."""
+    """Three of four at steps of a save, with 50 kills at each once, on both ranks; None: at a random instant."""
     draw = random.Random(seed)
-    points = [(rank, touch) for rank, count in touches.items() for touch in range(1, count + 1)]
-    draw.shuffle(points)
+    steps = [(rank, touch) for rank, count in touches.items() for touch in range(1, count + 1)]
+    points = cycle(draw.sample(steps, len(steps)))
     chosen: list[Kill | None] = []
     for number in range(kills):
         if number % 4 == 3 or number == kills // 3:
             chosen.append(None)
         else:
-            rank, touch = points[number % len(points)]
-            chosen.append(Kill(rank, draw.randint(1, 2), touch, VICTIMS[number % 3]))
+            rank, touch = next(points)
+            save = 3 if number == 0 else draw.randint(1, 2)  # from the third on a save also removes an old checkpoint
+            chosen.append(Kill(rank, save, touch, VICTIMS[number % 3]))
     return chosen
 
 
@@ -97,11 +99,11 @@ def torture(training: Training, kills: list[Kill | None], seed: int) -> None:
     compare.require_equal(training.folder / run, training.folder / "whole")
 
 
-def change_ranks(training: Training, touches: dict[int, int], seed: int) -> None:
+def change_ranks(training: Training, seed: int) -> None:
     """One start after the other with another number of ranks, each killed in a save; then to the end."""
     draw = random.Random(seed)
     for ranks in RANKS:
-        kill = Kill(0, 2, draw.randint(1, touches[0]), draw.choice(VICTIMS))
+        kill = Kill(0, 2, draw.randint(1, 16), draw.choice(VICTIMS))  # with one rank a save has fewer steps
         assert training.start("changed", kill, ranks).end() != 0
         say(f"{ranks} ranks: step {compare.require_sound(training.folder / 'changed')} saved")
     training.start("changed").end(0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from clpds.errors import UserError
 from clpds.recipe import Corpus, Optimizer, Saving, Train
 from clpds.run_folder import read_trainer, whole_checkpoints
 from clpds.training.saving import find_checkpoint
@@ -100,6 +101,12 @@ def test_a_damaged_checkpoint_is_not_resumed_from(
     assert found is not None
     assert found.name == "step-00000006"
     assert f"{newest} is passed over: {states.name} has" in capsys.readouterr().err
+    (newest / "manifest.json").write_text("{")
+    assert find_checkpoint(task.out, same) == found
+    assert "manifest.json is no valid manifest" in capsys.readouterr().err
+    (found / "trainer.json").write_bytes((found / "trainer.json").read_bytes().replace(b"{", b"[", 1))
+    with pytest.raises(UserError, match=r"step-00000006/trainer\.json cannot be read"):
+        find_checkpoint(task.out, same)
     assert own.exists()
     assert not any(folder.exists() for folder in left)
 
