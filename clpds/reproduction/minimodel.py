@@ -38,11 +38,11 @@ class Size:
     """The first is measured with every seed, the others with one."""
     source_lr: float = 1.5e-3
     task_lr: float = 5e-4
-    rates: tuple[float, ...] = (3e-3, 1e-2)
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
 
 
 SIZES = {
-    "toy": Size(64, 4, 1, 2048, 200, 100, 60, 3, ("de",), rates=(1e-2,)),
+    "toy": Size(64, 4, 1, 2048, 200, 100, 60, 3, ("de",), rates=(3e-3,)),
     "small": Size(128, 6, 2, 8192, 2000, 800, 400, 8, ("de", "fr", "es", "ru", "vi")),
 }
 
@@ -83,7 +83,7 @@ def minimodel(lab: Lab) -> Result:
         return recipe, out / "run"
 
     first = size.languages[0]
-    raced = race(lab, {model: partial(adapt, first, model) for model in MODELS}, size.rates)
+    raced = race(lab, {model: partial(adapt, first, model) for model in MODELS}, size.rates, _wrong)
     rates = {model: arm.lr for model, arm in raced.items()}
     lab.run("other languages", [adapt(lg, model, rates[model], 0)[0] for lg in size.languages[1:] for model in MODELS])
     arms = {
@@ -110,6 +110,15 @@ class _Adaptation:
         """For JSON."""
         costs = {name: getattr(self.accuracy, name).tolist() for name in ("steps", "flops", "seconds")}
         return costs | {"accuracy": self.accuracy.quality.tolist(), "loss": self.loss.quality.tolist()}
+
+
+def _wrong(run: Path) -> float:
+    """The share of verses put into a wrong class after the last step.
+
+    Not the loss under the model that is trained: at a rate of 1e-2 the standard approach had a lower one than at 3e-3,
+    6.03 against 6.06, and 27.8 % of the verses right, against 39.4 %.
+    """
+    return 1 - float(_read(run.parent).accuracy.quality[-1])
 
 
 def _read(out: Path) -> _Adaptation:
@@ -197,7 +206,7 @@ def _result(
             lab.said_of_text("three English versions, two French, one of each other language"),
             (
                 "tuning",
-                f"each arm at the best of the rates {', '.join(f'{r:g}' for r in size.rates)} (seed 0)",
+                f"each arm at the best of the rates {', '.join(f'{r:g}' for r in size.rates)}, by accuracy (seed 0)",
             ),
             ("seeds", f"{lab.seeds} of task and adaptation in {LANGUAGES[first]}, one elsewhere; one English model"),
         ],

@@ -17,7 +17,7 @@ class Raced:
 
     lr: float
     tried: dict[float, float]
-    """Learning rate to last validation loss, of seed 0."""
+    """Learning rate to what it was judged by, of seed 0; lower is better."""
     runs: list[Path]
     """One a seed, at the best learning rate."""
 
@@ -32,11 +32,18 @@ class Raced:
         return float(self.curves[0].flops[-1])
 
 
-def race(lab: Lab, arms: Mapping[str, Arm], rates: Sequence[float]) -> dict[str, Raced]:
-    """Seed 0 of every arm at every rate; the others at the rate whose last validation loss was the lowest."""
+def last_loss(run: Path) -> float:
+    """On the held-out text, after the last step."""
+    return float(read_curve(run).quality[-1])
+
+
+def race(
+    lab: Lab, arms: Mapping[str, Arm], rates: Sequence[float], judge: Callable[[Path], float] = last_loss
+) -> dict[str, Raced]:
+    """Seed 0 of every arm at every rate; the others at the rate that ``judge``, for which lower is better, prefers."""
     lab.run("learning rates", [arm(lr, 0)[0] for arm in arms.values() for lr in rates])
-    tried = {name: {lr: float(read_curve(arm(lr, 0)[1]).quality[-1]) for lr in rates} for name, arm in arms.items()}
-    best = {name: min(losses, key=lambda lr: losses[lr]) for name, losses in tried.items()}
+    tried = {name: {lr: judge(arm(lr, 0)[1]) for lr in rates} for name, arm in arms.items()}
+    best = {name: min(scores, key=lambda lr: scores[lr]) for name, scores in tried.items()}
     lab.run("seeds", [arm(best[name], seed)[0] for name, arm in arms.items() for seed in range(lab.seeds)])
     return {
         name: Raced(best[name], tried[name], [arm(best[name], seed)[1] for seed in range(lab.seeds)])
