@@ -1,10 +1,9 @@
 """Steps that make no model of their own, and the verbs: the options of the command line and a recipe's keys."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
 from tyro.conf import Positional, arg
 
 from clpds.recipe.fields import Checked, Count, MaybeCount, MaybeDtype, MaybePath, MaybeText
@@ -63,16 +62,24 @@ class Eval(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Checked):
-    """Compare evaluations and draw the training curve: a table on the screen, one picture."""
+    """Compare evaluations, as a table and a picture, or training runs, as a page."""
 
-    evals: Annotated[dict[str, Path], Field(min_length=1)]
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="[RUN ...]", help_behavior_hint="")] = ()
+    """Training runs whose validation losses are compared, with the first's last loss as the goal."""
+    evals: dict[str, Path] = field(default_factory=dict)
     """Label and JSON file written by `clpds eval --out`, in the order shown: --evals random a.json clp b.json."""
     run: MaybePath = None
     """A training run whose curve is drawn beside the bars."""
     title: str = "clpds"
     """Heading of the picture."""
     out: Path
-    """PNG to write."""
+    """PNG to write, or for runs an HTML page."""
+
+    def __post_init__(self) -> None:
+        if bool(self.runs) == bool(self.evals):
+            raise ValueError("give training runs to compare, or --evals, one of them")
+        if self.runs and (self.run is not None or self.out.suffix != ".html"):
+            raise ValueError("training runs are compared in a page: end out in .html, and leave out run")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""`clpds report`: evaluations side by side on the screen, and one picture of them and of the training."""
+"""`clpds report`: evaluations side by side on the screen and in one picture, or training runs in a page."""
 
 import json
 import math
@@ -14,6 +14,7 @@ from clpds import recipe
 from clpds.errors import UserError
 from clpds.output import check_file
 from clpds.report.curves import Curves, draw, read_curves
+from clpds.report.runs import report_runs
 
 FIELDS = {"loss": float, "perplexity": float, "bits_per_byte": float, "tokenizer": str, "text": str}
 
@@ -33,8 +34,11 @@ class Evaluation:
 
 
 def report(step: recipe.Report) -> None:
-    """Print the table and write the picture ``step.out``; UserError where an input cannot be read."""
+    """Print the table and write the picture or page ``step.out``; UserError where an input cannot be read."""
     check_file(step.out)
+    if step.runs:
+        report_runs(step)
+        return
     evaluations = [read_evaluation(label, path) for label, path in step.evals.items()]
     curves: Curves | None = read_curves(step.run) if step.run is not None else None
     print_table(step.title, evaluations)

@@ -3,11 +3,11 @@
 from dataclasses import asdict
 from pathlib import Path
 
+from clpds.report.measure import total_flops
+from clpds.report.result import Result
 from clpds.reproduction.decoders import SIZES, Size, arms, language_recipe, source_recipe
 from clpds.reproduction.lab import Lab
-from clpds.reproduction.measure import total_flops
 from clpds.reproduction.race import race
-from clpds.reproduction.result import Result
 from clpds.reproduction.savings import HEADER, Savings, figures, numbers, savings, table
 
 LABELS = {

@@ -3,12 +3,12 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from clpds.report.measure import Spread
+from clpds.report.result import Result
 from clpds.reproduction.configs import decoder_config
 from clpds.reproduction.decoders import SIZES, arms
 from clpds.reproduction.lab import Lab
-from clpds.reproduction.measure import Spread
 from clpds.reproduction.race import race
-from clpds.reproduction.result import Result
 from clpds.reproduction.savings import HEADER, figures, numbers, savings, table
 
 LABELS = {

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from clpds.report.measure import Curve, Spread, cost_to_reach, read_curve, spent_until
+from clpds.report.result import Figure, Line, Result
 from clpds.reproduction.configs import encoder_config
 from clpds.reproduction.lab import Lab
-from clpds.reproduction.measure import Curve, Spread, cost_to_reach, read_curve, spent_until
 from clpds.reproduction.race import race
-from clpds.reproduction.result import Figure, Line, Result
 
 MODELS = {"primary": "standard approach", "mini": "mini-model"}
 LANGUAGES = {"de": "German", "fr": "French", "es": "Spanish", "ru": "Russian", "vi": "Vietnamese"}

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from clpds.report.measure import Curve, read_curve
 from clpds.reproduction.lab import Lab
-from clpds.reproduction.measure import Curve, read_curve
 
 Arm = Callable[[float, int], tuple[Path, Path]]
 """From a learning rate and a seed to the recipe and the training run in it."""

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from clpds.cli import Reproduce
+from clpds.report.page import write_result
+from clpds.report.result import Result
 from clpds.reproduction.lab import Lab
-from clpds.reproduction.page import write_result
-from clpds.reproduction.result import Result
 
 
 def reproduce(options: Reproduce) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clpds.reproduction.measure import Spread, cost_to_reach
+from clpds.report.measure import Spread, cost_to_reach
+from clpds.report.result import Figure, Line
 from clpds.reproduction.race import Raced
-from clpds.reproduction.result import Figure, Line
 
 
 @dataclass(frozen=True)

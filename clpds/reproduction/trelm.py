@@ -9,11 +9,11 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from clpds.recipe import Train
+from clpds.report.measure import Spread, total_flops
+from clpds.report.result import Figure, Line, Result
 from clpds.reproduction.configs import encoder_config
 from clpds.reproduction.lab import Lab
-from clpds.reproduction.measure import Spread, total_flops
 from clpds.reproduction.race import Raced, race
-from clpds.reproduction.result import Figure, Line, Result
 from clpds.training.flops import step_flops
 from clpds.vocabulary.tokenizer import load_tokenizer
 

@@ -3,11 +3,11 @@
 from dataclasses import asdict
 from pathlib import Path
 
+from clpds.report.result import Result
 from clpds.reproduction.clp import wechsel_options
 from clpds.reproduction.decoders import SIZES, arms, language_recipe, source_recipe
 from clpds.reproduction.lab import Lab
 from clpds.reproduction.race import race
-from clpds.reproduction.result import Result
 from clpds.reproduction.savings import HEADER, figures, numbers, savings, table
 
 LANGUAGES = {"de": "German", "fr": "French", "ru": "Russian", "tl": "Tagalog"}

@@ -111,3 +111,28 @@ def test_what_cannot_be_read_is_named(run: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             report(step)
     assert not out.exists()
+
+
+def test_runs_are_compared_with_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, losses in {"slow": (6.0, 5.0, 4.0), "quick": (5.0, 4.0, 3.0), "never": (6.0, 5.5, 5.0)}.items():
+        lines: list[dict[str, Any]] = []
+        for step, loss in zip((0, 10, 20), losses, strict=True):
+            cost = {"model_flops": 1e9, "model_flops_per_second_and_rank": 1e9}
+            lines += [{"step": step, "loss": loss, "tokens": 100 * step, **cost}] if step else []
+            lines += [{"step": step, "tokens": 100 * step, "validation": {"german": {"loss": loss}}}]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["clpds", "report", "slow", "quick", "never", "--out", "new/runs.html"])
+    cli.main()
+    said = capsys.readouterr().out
+    assert "quick reaches 4.000 on german with 50% of the steps saved; never reaches 4.000 on german with none" in said
+    page = (tmp_path / "new" / "runs.html").read_text()
+    assert page.count("data:image/png") == 2
+    assert "quick: german</td><td>5.000</td><td>3.000</td><td>50%" in page
+    (tmp_path / "never" / "metrics.jsonl").write_text("")
+    with pytest.raises(UserError, match="never has no validation loss"):
+        report(recipe.Report(runs=(Path("slow"), Path("never")), out=Path("other.html")))
+    assert not Path("other.html").exists()

@@ -32,6 +32,11 @@ def read_curve(run: Path, corpus: str = "heldout") -> Curve:
     return Curve(*spent_until(run, steps), np.array(loss))
 
 
+def validated(run: Path) -> list[str]:
+    """The names of the data that the run has been validated on."""
+    return list(dict.fromkeys(name for line in read_metrics(run) for name in line.get("validation", {})))
+
+
 def spent_until(run: Path, steps: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Steps, predicted tokens, FLOPs and seconds that a run had spent after each of ``steps``.
 

@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clpds.recipe import Validation
-from clpds.reproduction.measure import Spread, cost_to_reach, read_curve, spent_until, total_flops
+from clpds.report.measure import Spread, cost_to_reach, read_curve, spent_until, total_flops
 from tests.ranks import run_ranks
 from tests.training.stages import read_metrics, run_stage, stage, write_inputs
 
+TENTHS = st.integers(0, 100).map(lambda tenths: tenths / 10)
 
-@given(st.lists(st.floats(0, 10), min_size=2, max_size=12), st.floats(0, 10), st.booleans())
+
+@given(st.lists(TENTHS, min_size=2, max_size=12), TENTHS, st.booleans())
 def test_the_cost_of_a_goal_is_where_the_best_so_far_crosses_it(
     quality: list[float], goal: float, higher: bool
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a claim's measurement comes to."""
+"""What a measurement comes to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,15 +34,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class Result:
-    """A claim beside its measurement."""
+    """A measurement, beside a claim or alone."""
 
     title: str
     paper: str
+    """Empty, as what it claims, where runs are compared that stand for no paper."""
     published: str
     """What the paper claims, in a sentence."""
     measured: str
     """What was measured here, in a sentence or two."""
-    shown: bool
+    shown: bool | None
     """Whether the claim's direction shows beyond the spread over seeds."""
     header: Sequence[str]
     rows: Sequence[Sequence[str]]

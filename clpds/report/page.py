@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from clpds import __version__
 from clpds.output import write_text
 from clpds.report.curves import BLUE, GREEN, PURPLE, STYLE, VERMILION
-from clpds.reproduction.result import Figure, Result
+from clpds.report.result import Figure, Result
 
 COLORS = (VERMILION, BLUE, GREEN, PURPLE, "#E69F00", "#555555")
 MARKERS = ("o", "s", "^", "D", "v", "x")
@@ -28,36 +28,45 @@ PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy")
 
 def write_result(result: Result, out: Path, *, command: str, recipes: Mapping[str, Path]) -> Path:
     """Write ``result.json``, the figures and ``report.html`` into ``out``; equal numbers and versions, equal bytes."""
-    pictures = []
-    for number, figure in enumerate(result.figures, 1):
-        picture = _png(figure)
+    pictures = [draw_figure(figure) for figure in result.figures]
+    for number, picture in enumerate(pictures, 1):
         (out / f"figure-{number}.png").write_bytes(picture)
-        pictures.append((figure.title, base64.b64encode(picture).decode()))
-    versions = {"clpds": __version__, **{name: version(name) for name in PACKAGES}}
     document = {
         "claim": result.title,
         "published": result.published,
         "measured": result.measured,
         "shown": result.shown,
         "command": command,
-        "versions": versions,
+        "versions": versions(),
         "table": [list(result.header), *map(list, result.rows)],
         "numbers": result.numbers,
     }
     write_text(out / "result.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    jinja = Environment(undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = jinja.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        result=result,
-        pictures=pictures,
-        command=command,
-        versions=versions,
-        recipes={name: path.read_text(encoding="utf-8") for name, path in recipes.items()},
-    )
-    write_text(out / "report.html", page)
+    write_text(out / "report.html", page(result, pictures, command=command, recipes=recipes))
     return out / "report.html"
 
 
-def _png(figure: Figure) -> bytes:
+def page(result: Result, pictures: Sequence[bytes], *, command: str, recipes: Mapping[str, Path]) -> str:
+    """One HTML page that opens without a network; ``pictures`` are the result's figures as PNG."""
+    jinja = Environment(undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    titles = [figure.title for figure in result.figures]
+    encoded = [base64.b64encode(picture).decode() for picture in pictures]
+    return jinja.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        result=result,
+        pictures=list(zip(titles, encoded, strict=True)),
+        command=command,
+        versions=versions(),
+        recipes={name: path.read_text(encoding="utf-8") for name, path in recipes.items()},
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of what figures depend on."""
+    return {"clpds": __version__, **{name: version(name) for name in PACKAGES}}
+
+
+def draw_figure(figure: Figure) -> bytes:
+    """A PNG: the mean over seeds, and the range as a band."""
     with matplotlib.style.context(["default", STYLE]):
         drawn = Canvas(figsize=(7.2, 4.2), dpi=150, layout="constrained")
         canvas = FigureCanvasAgg(drawn)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clpds.reproduction.page import write_result
-from clpds.reproduction.result import Figure, Line, Result
+from clpds.report.page import write_result
+from clpds.report.result import Figure, Line, Result
 
 RESULT = Result(
     title="A <claim>",
