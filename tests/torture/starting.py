@@ -89,7 +89,7 @@ class Start:
             self.ranks |= {child.pid for child in psutil.Process(self.process.pid).children()}
         return True
 
-    def end(self, expected: int | None = None, seconds: float = 300) -> int:
+    def end(self, expected: int | None = None, seconds: float = 1800) -> int:
         """Wait for the launcher and then for its ranks, which must not outlive it; the launcher's status."""
         deadline = time.monotonic() + seconds
         while self.running():
