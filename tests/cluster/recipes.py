@@ -65,7 +65,10 @@ def main() -> None:
     show(jobs, stages, time.monotonic() - begin)
     for name, step in recipe.steps.items():
         if isinstance(step, Eval) and step.out is not None and step.out.exists():
-            console.print(f"{name}: {json.dumps(json.loads(step.out.read_text()))}")
+            scores = json.loads(step.out.read_text())
+            console.print(
+                f"{name}:", *(f"{key} {score:.4g}" for key, score in scores.items() if isinstance(score, float))
+            )
     missed = [name for name in stages if not (jobs[name].killed and jobs[name].restarts)]
     if failed or missed:
         sys.exit(f"failed: {', '.join(failed) or 'none'}; not hit: {', '.join(missed) or 'none'}")
