@@ -7,6 +7,7 @@ itself and go on. Leaves with 1 where a job failed or a stage was not hit. pytes
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import SIGKILL
 
 from rich.console import Console
 from rich.table import Table
@@ -47,6 +47,7 @@ def main() -> None:
     """Start the cluster, submit, disturb, wait, tell."""
     if reason := why_not():
         sys.exit(reason)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("ended by a signal"))
     recipe = load_recipe(Path(sys.argv[1]), sys.argv[2:])
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="clpds-cluster-") as folder, running_cluster(Path(folder)) as cluster:
@@ -65,7 +66,10 @@ def main() -> None:
     show(jobs, stages, time.monotonic() - begin)
     for name, step in recipe.steps.items():
         if isinstance(step, Eval) and step.out is not None and step.out.exists():
-            console.print(f"{name}: {json.dumps(json.loads(step.out.read_text()))}")
+            scores = json.loads(step.out.read_text())
+            console.print(
+                f"{name}:", *(f"{key} {score:.4g}" for key, score in scores.items() if isinstance(score, float))
+            )
     missed = [name for name in stages if not (jobs[name].killed and jobs[name].restarts)]
     if failed or missed:
         sys.exit(f"failed: {', '.join(failed) or 'none'}; not hit: {', '.join(missed) or 'none'}")
@@ -96,7 +100,7 @@ def disturb(cluster: Cluster, name: str, job: Job, stage: Train) -> None:
         if job.ended:
             return
         time.sleep(0.02)
-    cluster.signal(ranks[1:], SIGKILL)
+    cluster.signal(ranks[1:], signal.SIGKILL)
     job.killed.append(saved)
     console.print(f"{time.strftime('%X')} {name}: rank 1 killed, step {saved} of {stage.steps} is saved")
     come_back(cluster, job.number)
