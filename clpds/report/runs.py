@@ -24,6 +24,7 @@ def report_runs(step: recipe.Report) -> None:
     result = _result(step, common)
     command = shlex.join(["clpds", "report", *map(str, step.runs), "--out", str(step.out)])
     stages = {f"{run}/{STAGE}": run / STAGE for run in step.runs if (run / STAGE).is_file()}
+    step.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(step.out, page(result, [draw_figure(f) for f in result.figures], command=command, recipes=stages))
     sys.stdout.write(f"{result.measured}\npage: {step.out}\n")
 

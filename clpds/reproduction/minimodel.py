@@ -177,7 +177,7 @@ def _result(
             f"(accuracy in English {Spread(tuple(english)).said('.1%')}, chance {chance:.1%})."
         ),
         shown=len(best) == lab.seeds and min(best) > 1,
-        header=["", "before", "standard", "mini-model", "FLOPs saved", "seconds saved"],
+        header=["", "before", "standard", "mini", "FLOPs", "seconds"],
         rows=rows,
         figures=[
             Figure(
@@ -201,7 +201,9 @@ def _result(
                 "task",
                 f"group of books that a verse is from, learnt in English, embeddings frozen, {size.task_steps} steps",
             ),
-            ("start", "the rows of WECHSEL, the same for both"),
+            ("start", "the rows of WECHSEL, the same for both: before"),
+            ("standard, mini", "zero-shot accuracy after the adaptation"),
+            ("FLOPs, seconds", "the standard approach's over the mini-model's, to 95 % of the former's last accuracy"),
             ("adaptation", f"{size.adapt_steps} steps of 16 x 128 tokens, rows and output bias only"),
             lab.said_of_text("three English versions, two French, one of each other language"),
             (
@@ -227,4 +229,4 @@ def _line(label: str, runs: Sequence[_Adaptation]) -> Line:
 
 
 def _last(runs: Sequence[_Adaptation], point: int) -> str:
-    return Spread(tuple(float(run.accuracy.quality[point]) for run in runs)).said(".1%")
+    return Spread(tuple(float(run.accuracy.quality[point]) for run in runs)).said(".0%")
