@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from clpds.data.samples import write_chapters, write_task, write_verses
+from clpds.done import is_done
 from clpds.errors import UserError
 from clpds.output import write_text
 from clpds.progress import progress
@@ -70,16 +71,18 @@ class Lab:
         return out
 
     def run(self, what: str, recipes: Sequence[Path]) -> None:
-        """Run the recipes, each in a process of its own; steps that are done are not done again.
+        """Run the recipes that are not done, each in a process of its own, and of these the steps that are not.
 
         UserError with the last line of the log of the first that fails; the others are then stopped and have saved.
         """
-        at_once = min(self.at_once, len(recipes))
+        steps = {path: load_recipe(path).steps for path in recipes}
+        waiting = [path for path in recipes if not all(is_done(step, name) for name, step in steps[path].items())]
+        at_once = min(self.at_once, max(1, len(waiting)))
         threads = max(1, len(os.sched_getaffinity(0)) // at_once)
-        stages = {path: [s for s in load_recipe(path).steps.values() if isinstance(s, Train)] for path in recipes}
-        before = {path: sum(_logged(stage) for stage in stages[path]) for path in recipes}
-        todo = sum(stage.steps for path in recipes for stage in stages[path]) - sum(before.values())
-        waiting, running = list(recipes), dict[Path, subprocess.Popen[bytes]]()
+        stages = {path: [step for step in steps[path].values() if isinstance(step, Train)] for path in waiting}
+        before = {path: sum(_logged(stage) for stage in stages[path]) for path in waiting}
+        todo = sum(stage.steps for path in waiting for stage in stages[path]) - sum(before.values())
+        running: dict[Path, subprocess.Popen[bytes]] = {}
         with progress(f"{what} (steps)", todo) as advance, _ended(running):
             while waiting or running:
                 while waiting and len(running) < at_once:
