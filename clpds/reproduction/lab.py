@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Lab:
     size: str
     seeds: int
     at_once: int
+    written: dict[str, Path] = field(default_factory=dict)
+    """The recipes so far, by file name."""
 
     @property
     def texts(self) -> Path:
@@ -68,6 +70,7 @@ class Lab:
         text = jinja.from_string(file.read_text(encoding="utf-8")).render(**names, **values)
         if not out.is_file() or out.read_text(encoding="utf-8") != text:
             write_text(out, text)
+        self.written[out.name] = out
         return out
 
     def run(self, what: str, recipes: Sequence[Path]) -> None:

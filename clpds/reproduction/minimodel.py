@@ -202,7 +202,7 @@ def _result(
                 f"group of books that a verse is from, learnt in English, embeddings frozen, {size.task_steps} steps",
             ),
             ("start", "the rows of WECHSEL, the same for both: before"),
-            ("standard, mini", "zero-shot accuracy after the adaptation"),
+            ("standard, mini", "zero-shot accuracy in % after the adaptation"),
             ("FLOPs, seconds", "the standard approach's over the mini-model's, to 95 % of the former's last accuracy"),
             ("adaptation", f"{size.adapt_steps} steps of 16 x 128 tokens, rows and output bias only"),
             lab.said_of_text("three English versions, two French, one of each other language"),
@@ -229,4 +229,4 @@ def _line(label: str, runs: Sequence[_Adaptation]) -> Line:
 
 
 def _last(runs: Sequence[_Adaptation], point: int) -> str:
-    return Spread(tuple(float(run.accuracy.quality[point]) for run in runs)).said(".0%")
+    return Spread(tuple(100 * float(run.accuracy.quality[point]) for run in runs)).said(".1f")

@@ -26,8 +26,7 @@ def reproduce(options: Reproduce) -> None:
     room = importlib.import_module(f"clpds.reproduction.{options.claim}")
     result: Result = getattr(room, options.claim)(lab)
     command = ["clpds", "reproduce", options.claim, "--size", options.size, "--seeds", str(options.seeds)]
-    recipes = {path.name: path for path in sorted((lab.folder / "recipes").glob("*.yaml"))}
-    page = write_result(result, lab.folder, command=shlex.join(command), recipes=recipes)
+    page = write_result(result, lab.folder, command=shlex.join(command), recipes=lab.written)
     show(result)
     sys.stdout.write(f"page: {page}\n")
 
