@@ -160,7 +160,7 @@ def _result(
                 _last(arm["primary"], -1),
                 _last(arm["mini"], -1),
                 *(
-                    Spread(tuple(r[cost] for r in found)).said() if whole else "not reached"
+                    Spread(tuple(r[cost] for r in found)).said(".1f") if whole else "not reached"
                     for cost in ("flops", "seconds")
                 ),
             ]
@@ -173,7 +173,7 @@ def _result(
         published="The quality of the standard approach at 2.3 times less compute on average.",
         measured=(
             f"{len(best)} of {lab.seeds} seeds reach 95 % of the standard approach's zero-shot accuracy in "
-            f"{LANGUAGES[first]}, at {Spread(tuple(best)).said() if best else 'no'} times less compute "
+            f"{LANGUAGES[first]}, at {Spread(tuple(best)).said('.1f') if best else 'no'} times less compute "
             f"(accuracy in English {Spread(tuple(english)).said('.1%')}, chance {chance:.1%})."
         ),
         shown=len(best) == lab.seeds and min(best) > 1,
