@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from clpds.accelerators import peak_flops
+from clpds.checkpoint import Checkpoint
 from clpds.data.blocks import on_device
 from clpds.errors import UserError
 from clpds.objectives import Objective, objective_of
@@ -41,8 +42,20 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
     objective = agree(lambda: objective_of(stage, inputs.mixture.corpora[0]))
     config = agree(lambda: deepspeed_config(stage, dist.get_world_size()))
     checkpoint = open_model(stage, inputs)
-    lock = agree(lambda: take(stage.out) if first_rank() else None)
-    lock = agree(lambda: lock or join(stage.out))  # until it is closed, at the end
+    taken = agree(lambda: take(stage.out) if first_rank() else None)
+    with agree(lambda: taken or join(stage.out)):  # the run is this training's until the file is closed
+        return _train(stage, device, flag, inputs, objective, config, checkpoint)
+
+
+def _train(
+    stage: Train,
+    device: torch.device,
+    flag: StopFlag,
+    inputs: Inputs,
+    objective: Objective[Any],
+    config: dict[str, Any],
+    checkpoint: Checkpoint,
+) -> Position:
     same = identity(stage, inputs, checkpoint)
     resume = on_first_rank(lambda: saving.find_checkpoint(stage.out, same))
     prepare_run(stage, checkpoint)
