@@ -37,7 +37,7 @@ class Size:
     german: int
     """Steps of the last stage."""
     task_steps: int
-    rates: tuple[float, ...] = (2e-3, 4e-3)
+    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     source_lr: float = 1.5e-3
     task_lr: float = 5e-4
 
