@@ -34,16 +34,16 @@ SIZES = {
 }
 
 
-def source_recipe(lab: Lab, size: Size) -> tuple[Path, Path]:
-    """The recipe of the English model, and its folder; claims of one size share it."""
-    folder = lab.shared / "sources" / f"decoder-{lab.size}"
+def source_recipe(lab: Lab, size: Size, name: str = "decoder", *, words: bool = True) -> tuple[Path, Path]:
+    """The recipe of an English model, with word embeddings or without, and its folder; claims of one size share it."""
+    folder = lab.shared / "sources" / f"{name}-{lab.size}"
     config = decoder_config(folder.parent, folder.name, width=size.width, layers=size.layers)
     recipe = lab.recipe(
         "decoder-source",
         "source",
         source=folder,
         config=config,
-        words=True,
+        words=words,
         vocabulary=size.vocabulary,
         steps=size.source_steps,
         lr=size.source_lr,

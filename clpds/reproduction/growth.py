@@ -6,7 +6,7 @@ from pathlib import Path
 from clpds.report.measure import Spread
 from clpds.report.result import Result
 from clpds.reproduction.configs import decoder_config
-from clpds.reproduction.decoders import SIZES, arms
+from clpds.reproduction.decoders import SIZES, arms, source_recipe
 from clpds.reproduction.lab import Lab
 from clpds.reproduction.race import race
 from clpds.reproduction.savings import HEADER, figures, numbers, savings, table
@@ -23,18 +23,7 @@ def growth(lab: Lab) -> Result:
     large = SIZES[lab.size]
     small = replace(large, width=large.width // 2, layers=large.layers // 2)
     lab.write_texts(["en"])
-    source = lab.shared / "sources" / f"small-{lab.size}"
-    shape = decoder_config(source.parent, source.name, width=small.width, layers=small.layers)
-    start = lab.recipe(
-        "decoder-source",
-        "source",
-        source=source,
-        config=shape,
-        words=False,
-        vocabulary=small.vocabulary,
-        steps=small.source_steps,
-        lr=small.source_lr,
-    )
+    start, source = source_recipe(lab, small, "small", words=False)
     lab.run("the small model", [start])
     fresh = decoder_config(source.parent, f"large-{lab.size}", width=large.width, layers=large.layers)
     grown = f"method: grow, width: {large.width}, depth: {large.layers}"

@@ -184,14 +184,7 @@ def _result(
                 f"Zero-shot accuracy in {LANGUAGES[first]} while its embeddings are learnt.",
                 "model FLOPs",
                 "accuracy",
-                [
-                    Line(
-                        label,
-                        [a.accuracy.flops for a in arms[first][model]],
-                        [a.accuracy.quality for a in arms[first][model]],
-                    )
-                    for model, label in MODELS.items()
-                ],
+                [_line(label, arms[first][model]) for model, label in MODELS.items()],
             )
         ],
         settings=[

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from clpds.report.measure import Curve, read_curve
@@ -21,9 +22,9 @@ class Raced:
     runs: list[Path]
     """One a seed, at the best learning rate."""
 
-    @property
+    @cached_property
     def curves(self) -> list[Curve]:
-        """Validation loss of each seed."""
+        """Validation loss of each seed, read once: a table, two figures and the JSON ask for them."""
         return [read_curve(run) for run in self.runs]
 
     @property
