@@ -1,8 +1,8 @@
-# make setup | demo | test | lint | torture | cluster. Each sets up what it needs by itself.
+# make setup | demo | test | lint | torture | bench | cluster. Each sets up what it needs by itself.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint torture cluster clean
+.PHONY: setup demo test lint torture bench cluster clean
 
 setup: .venv/ready
 	@:
@@ -30,6 +30,10 @@ test: lint
 # Kill a training 54 times, start it again and compare: half an hour.
 torture: setup
 	@$(BIN)/python -m tests.torture
+
+# Speed and memory beside what a user would take instead; QUICK=1 to see only that everything runs.
+bench: setup
+	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 # A real Slurm of two nodes on this machine, as the tests use it, until Ctrl-C; needs root, slurm-wlm and munge.
 cluster: setup

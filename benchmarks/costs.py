@@ -1,0 +1,74 @@
+"""What a command costs, and commands that take turns."""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one run of a command, with all the processes that it started and waited for."""
+
+    seconds: float
+    """Of wall time."""
+    cpu_seconds: float
+    peak_bytes: int
+    """Resident set of the largest of its processes (``ru_maxrss``)."""
+
+
+def cost_of(command: Sequence[str | Path], *, threads: int | None = None) -> Cost:
+    """Run a command in a process of its own; ``threads`` bounds those of matrix products.
+
+    RuntimeError with the end of its output where it fails.
+    """
+    environment = os.environ | QUIET | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+    words = [str(word) for word in command]
+    with tempfile.TemporaryFile() as output:
+        begin = time.monotonic()
+        process = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - begin
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            output.seek(0)
+            end = output.read().decode(errors="replace")[-2000:]
+            raise RuntimeError(f"{' '.join(words)} ended with status {process.returncode}\n{end}")
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+def clpds(*words: str | Path) -> list[str]:
+    """The command line of ours."""
+    return [sys.executable, "-m", "clpds", *(str(word) for word in words)]
+
+
+def take_turns(entrants: Mapping[str, Callable[[], Cost]], rounds: int) -> dict[str, list[Cost]]:
+    """Each once, ``rounds`` times over: whatever else the machine does then hits all alike."""
+    costs: dict[str, list[Cost]] = {name: [] for name in entrants}
+    for number in range(rounds):
+        names = list(entrants) if number % 2 == 0 else list(entrants)[::-1]
+        for name in names:
+            costs[name].append(entrants[name]())
+    return costs
+
+
+def seconds(costs: Sequence[Cost]) -> float:
+    """The median."""
+    return statistics.median(cost.seconds for cost in costs)
+
+
+def peak(costs: Sequence[Cost]) -> int:
+    """The largest, in bytes."""
+    return max(cost.peak_bytes for cost in costs)
+
+
+def times(slower: Sequence[Cost], faster: Sequence[Cost]) -> float:
+    """How many times the seconds of the one the other takes: the median over the rounds."""
+    return statistics.median(one.seconds / two.seconds for one, two in zip(slower, faster, strict=True))
