@@ -105,8 +105,8 @@ class Reproduce:
 
     claim: Annotated[Positional[Literal["clp", "wechsel", "growth", "minimodel", "trelm"]], arg(metavar="CLAIM")]
     """Whose: clp, wechsel, growth, minimodel or trelm."""
-    size: Literal["toy", "small"] = "small"
-    """toy: minutes, the direction only; small: about an hour on two cores."""
+    size: Literal["toy", "small", "full"] = "small"
+    """toy: minutes, the direction only; small: about an hour on two cores; full: names the recipes for a cluster."""
     seeds: Count = 3
     """How often each arm is trained."""
     out: Path = Path("runs/reproduce")

@@ -4,18 +4,31 @@ import importlib
 import os
 import shlex
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from clpds.cli import Reproduce
+from clpds.errors import UserError
 from clpds.report.page import write_result
 from clpds.report.result import Result
 from clpds.reproduction.lab import Lab
+from clpds.resources import find
+
+PUBLISHED = {  # recipes of the papers' own size
+    "clp": ("gpt2-xl-german.yaml", "bloom-7b-german.yaml"),
+    "wechsel": ("gpt2-chinese.yaml", "gpt2-swahili.yaml"),
+}
 
 
 def reproduce(options: Reproduce) -> None:
-    """Measure ``options.claim`` in ``options.out``; what is there already is not done again."""
+    """Measure ``options.claim`` in ``options.out``; what is there already is not done again.
+
+    At the size ``full``, which wants a cluster, nothing is run: the recipes are named. UserError where there is none.
+    """
+    if options.size == "full":
+        return name_recipes(options.claim)
     lab = Lab(
         shared=options.out,
         folder=options.out / f"{options.claim}-{options.size}",
@@ -29,6 +42,19 @@ def reproduce(options: Reproduce) -> None:
     page = write_result(result, lab.folder, command=shlex.join(command), recipes=lab.written)
     show(result)
     sys.stdout.write(f"page: {page}\n")
+
+
+def name_recipes(claim: str) -> None:
+    """Where those of the published size lie, and what to type."""
+    if claim not in PUBLISHED:
+        raise UserError(f"--size full has no recipe for {claim}; it has some for {' and '.join(PUBLISHED)}")
+    for name in PUBLISHED[claim]:
+        recipe = find("recipes", Path(name))
+        sys.stdout.write(
+            f"{recipe} (its first lines say what it needs)\n"
+            f"    clpds plan {name} --gpu A100-80GB --gpus-per-node 8\n"
+            f"    clpds submit {name} --profile my-cluster.yaml\n"
+        )
 
 
 def show(result: Result) -> None:

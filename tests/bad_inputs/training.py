@@ -50,6 +50,11 @@ ROWS = [
         "ds.json: zero_optimization.stage is 7; give 1, 2 or 3",
         (deepspeed(zero_optimization={"stage": 7}),),
     ),
+    Row(
+        "reproduce at a size without recipe",
+        "reproduce growth --size full",
+        "--size full has no recipe for growth; it has some for clp and wechsel",
+    ),
     Row("reproduce in a file", "reproduce clp --size toy --out de.txt", "de.txt/texts-toy: Not a directory"),
 ]
 IN_A_PROCESS = [

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from clpds import cli
+from clpds.cli import Reproduce
+from clpds.recipe import Train, load_recipe
+from clpds.reproduction.reproduce import PUBLISHED, reproduce
 
 
 def test_a_grown_model_starts_where_the_small_one_is(
@@ -23,3 +26,13 @@ def test_a_grown_model_starts_where_the_small_one_is(
     assert curves["grown"][0] < curves["random"][0] - 0.5
     assert curves["grown"][-1] < min(curves["random"][-1], curves["on"][-1])
     assert result["shown"]
+
+
+@pytest.mark.parametrize("claim", PUBLISHED)
+def test_recipes_of_the_published_size_are_named_and_whole(claim: str, capsys: pytest.CaptureFixture[str]) -> None:
+    reproduce(Reproduce(claim=claim, size="full"))  # type: ignore[arg-type]
+    paths = [Path(line.split(" (")[0]) for line in capsys.readouterr().out.splitlines() if line.startswith("/")]
+    assert [path.name for path in paths] == list(PUBLISHED[claim])
+    for path in paths:
+        stages = [step for step in load_recipe(path).steps.values() if isinstance(step, Train)]
+        assert all(stage.steps * stage.global_batch > 10**7 for stage in stages)
