@@ -69,8 +69,11 @@ def language_recipe(lab: Lab, size: Size, language: str, *, helper: bool) -> tup
 
 
 def arms(lab: Lab, size: Size, source: Path, target: Path, starts: Mapping[str, str | Path]) -> dict[str, Arm]:
-    """An arm for each name: from a model or config, or from the options of a `clpds init`, which is done now."""
-    folder = lab.folder / target.name
+    """An arm for each name: from a model or config, or from the options of a `clpds init`, which is done now.
+
+    Claims of one size share them: fresh weights and WECHSEL in German are trained once.
+    """
+    folder = lab.shared / f"arms-{lab.size}" / target.name
     inits = {name: start for name, start in starts.items() if isinstance(start, str)}
     recipe = lab.recipe("decoder-start", f"{target.name}-start", source=source, starts=folder, inits=inits)
     lab.run("first checkpoints", [recipe])

@@ -59,7 +59,7 @@ def name_recipes(claim: str) -> None:
 
 def show(result: Result) -> None:
     """The table and the verdict on the screen."""
-    table = Table(*result.header, title=result.title, title_justify="left")
+    table = Table(*result.header)
     for column in table.columns:
         column.no_wrap = True
     for column in table.columns[1:]:
@@ -67,6 +67,7 @@ def show(result: Result) -> None:
     for row in result.rows:
         table.add_row(*row)
     console = Console(highlight=False, markup=False)
+    console.print(result.title, soft_wrap=True)
     console.print(table)
     console.print(f"claimed: {result.published}", soft_wrap=True)
     console.print(f"measured: {result.measured}", soft_wrap=True)
