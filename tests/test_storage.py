@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import shlex
 from pathlib import Path
 from typing import Any
@@ -79,19 +80,33 @@ def test_a_disk_without_room_or_read_only(command: Command, disk: tuple[Path, Mo
     command.succeeds()
 
 
-@pytest.mark.parametrize("number", [0, 3])
+@pytest.mark.parametrize(("number", "code"), [(0, errno.EIO), (3, errno.EIO), (2, errno.EDQUOT)])
 def test_a_disk_that_cannot_keep_what_was_written(
-    command: Command, number: int, monkeypatch: pytest.MonkeyPatch
+    command: Command, number: int, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error of fsync is raised in its place: a device that fails on purpose needs a kernel module."""
+    """The error of fsync is raised in its place: a device that fails on purpose needs a kernel module, and so does a
+    quota; network file systems tell of one when they are asked to keep what was written."""
     command.succeeds()
     calls = iter(range(10**6))
 
     def fail(descriptor: int) -> None:
         if next(calls) == number:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", fail)
-        command.fails("Input/output error")
+        command.fails(os.strerror(code))
+    command.succeeds()
+
+
+def test_a_file_larger_than_the_shell_allows(command: Command) -> None:
+    """``ulimit -f`` is the one limit on what a user writes that every system has."""
+    command.succeeds()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    largest = max(file.stat().st_size for file in command.disk.rglob("*"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, before[1]))
+    try:
+        command.fails("File too large")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     command.succeeds()
