@@ -27,7 +27,7 @@ from tests.cluster.submitting import come_back
 from tests.training.stages import read_metrics
 
 QUEUE = "arrayjobid:20,state:20,restartcnt:10"
-console = Console(highlight=False, markup=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, soft_wrap=True, width=120)
 
 
 @dataclass
