@@ -66,6 +66,15 @@ def test_trelm_learns_more_of_the_same_text(toy: Callable[[str], dict[str, Any]]
     assert result["shown"]
 
 
+def test_embeddings_learnt_under_a_mini_model_serve_the_primary_for_less(toy: Callable[[str], dict[str, Any]]) -> None:
+    """At this size zero-shot accuracy is hardly above chance: it is compared with what it was before."""
+    german = toy("minimodel")["numbers"]["languages"]["de"]
+    mini, standard = (german[arm][0] for arm in ("mini-model", "standard approach"))
+    assert mini["accuracy"][-1] > mini["accuracy"][0] == standard["accuracy"][0]
+    assert mini["loss"][-1] < mini["loss"][0] - 0.5
+    assert mini["flops"][-1] < 0.65 * standard["flops"][-1]
+
+
 @pytest.mark.parametrize("claim", PUBLISHED)
 def test_recipes_of_the_published_size_are_named_and_whole(claim: str, capsys: pytest.CaptureFixture[str]) -> None:
     reproduce(Reproduce(claim=claim, size="full"))  # type: ignore[arg-type]
