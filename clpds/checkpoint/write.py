@@ -38,6 +38,7 @@ def write_checkpoint(
     dtype: torch.dtype | None = None,
     max_shard_size: str = "5GB",
     overwrite: bool = False,
+    keep_files: bool = False,
     link: bool = False,
     world: World = ALONE,
     held: Collection[str] = (),
@@ -45,15 +46,14 @@ def write_checkpoint(
 ) -> None:
     """Stream ``checkpoint`` into the Hugging Face folder ``out``; memory follows the largest tensor.
 
-    Same inputs, same bytes. A file of which every tensor is wanted as it is is taken over whole: copied, or with
+    Same inputs, same bytes. With ``keep_files`` a file in which nothing changes is taken over whole: copied, or with
     ``link`` a second name of the same file, which is then neither read nor hashed. ``card`` is the text of
-    README.md; ``inputs`` and ``facts`` go into
-    provenance.json. All ranks of ``world`` call it with the same checkpoint and share the shards; those
-    with a tensor that is ``held`` by rank 0 alone are rank 0's, and so are ``card`` and ``facts``.
-    Raises UserError, leaving nothing behind, for a NaN or infinity (naming the tensor and where it
-    came from), an existing ``out``, a disk too small, or a file that cannot be linked.
+    README.md; ``inputs`` and ``facts`` go into provenance.json. All ranks of ``world`` call it with the same
+    checkpoint and share the shards; those with a tensor that is ``held`` by rank 0 alone are rank 0's, and so
+    are ``card`` and ``facts``. Raises UserError, leaving nothing behind, for a NaN or infinity (naming the
+    tensor and where it came from), an existing ``out``, a disk too small, or a file that cannot be linked.
     """
-    plan = world.agree(lambda: _plan(checkpoint, out, inputs, dtype, max_shard_size, held))
+    plan = world.agree(lambda: _plan(checkpoint, out, inputs, dtype, max_shard_size, keep_files, held))
     linked = plan.kept if link else {}
     owners = share_out(plan.sizes, world.size, plan.held)
     need = sum(size for file, size in plan.sizes.items() if file not in linked)
@@ -93,6 +93,7 @@ def _plan(
     inputs: Mapping[str, Path | None],
     dtype: torch.dtype | None,
     max_shard_size: str,
+    keep_files: bool,
     held: Collection[str],
 ) -> _Plan:
     for role, path in inputs.items():
@@ -109,7 +110,7 @@ def _plan(
     of_first = {id(tensors[name]) for name in held}
     tensors = file_names(tensors, wanted)
     limit = parse_size(max_shard_size)
-    unchanged = _unchanged(tensors, limit)
+    unchanged = _unchanged(tensors, limit) if keep_files else {}
     kept_names = {name for names in unchanged.values() for name in names}
     rest = {name: tensor for name, tensor in tensors.items() if name not in kept_names}
     shards = split_state_dict_into_shards_factory(

@@ -69,6 +69,7 @@ def init(step: Init) -> None:
             dtype=getattr(torch, step.dtype) if step.dtype else None,
             max_shard_size=step.max_shard_size,
             overwrite=step.overwrite,
+            keep_files=True,
             link=step.link,
             world=world,
             held=held,
