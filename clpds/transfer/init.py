@@ -172,7 +172,7 @@ def _in_memory(source: Path) -> bool:
 
 def _tell(step: Init, result: Checkpoint) -> None:
     summary.show_written(step.out, result)
-    if (difference := misread(step.out)) is not None:
+    if result.tokenizer_folder is not None and (difference := misread(step.out)) is not None:
         sys.stderr.write(
             f"clpds init: warning: AutoTokenizer opens {step.out} with the tokenizer class of "
             f"{result.config.model_type} models, not as tokenizer.json has it ({difference}); "
