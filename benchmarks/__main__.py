@@ -15,7 +15,7 @@ from rich.console import Console
 from benchmarks.bench import Bench
 from benchmarks.table import show, write
 
-Name = Literal["startup"]
+Name = Literal["startup", "init_clp", "init_large", "init_wechsel", "init_grow"]
 
 
 @dataclass(frozen=True)

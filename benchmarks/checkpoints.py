@@ -1,6 +1,8 @@
 """Checkpoints of any shape with random weights, made tensor by tensor, so that a 7B one needs no memory."""
 
 import zlib
+from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
 import torch
@@ -12,23 +14,38 @@ from clpds.checkpoint.lazy import Checkpoint, LazyTensor
 from clpds.checkpoint.write import write_checkpoint
 from clpds.recipe import Convert
 
+PERIOD = (
+    4_194_301  # numbers drawn for a tensor, then repeated: a 7B's would take minutes; a prime, so no two rows agree
+)
+
 
 def random_checkpoint(
-    folder: Path, config: PretrainedConfig, dtype: torch.dtype = torch.float32, *, tokenizer: Path | None = None
+    folder: Path,
+    config: PretrainedConfig,
+    dtype: torch.dtype = torch.float32,
+    *,
+    tokenizer: Path | None = None,
+    given: Mapping[str, Tensor] | None = None,
+    shard: str = "5GB",
 ) -> Path:
-    """A folder that ``from_pretrained`` opens, of the config's shape, written once; N(0, 0.02) in every tensor."""
+    """A folder that ``from_pretrained`` opens, of the config's shape, written once.
+
+    N(0, 0.02) in every tensor but those ``given``, by the names of the model class.
+    """
     if (folder / "config.json").is_file():
         return folder
     tensors = {name: _random(name, shape, dtype) for name, shape in anatomy(config).shapes.items()}
+    tensors |= {name: LazyTensor.of(tensor.to(dtype)) for name, tensor in (given or {}).items()}
     step = Convert(model=folder, out=folder)
     checkpoint = Checkpoint(tensors, config, tokenizer_folder=tokenizer)
-    write_checkpoint(checkpoint, folder, step, inputs={}, card="Random weights.\n", dtype=dtype)
+    write_checkpoint(checkpoint, folder, step, inputs={}, card="Random weights.\n", dtype=dtype, max_shard_size=shard)
     return folder
 
 
 def _random(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> LazyTensor:
     def load() -> Tensor:
-        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-        return (torch.randn(shape, generator=generator) * 0.02).to(dtype)
+        generator, count = torch.Generator().manual_seed(zlib.crc32(name.encode())), prod(shape)
+        some = (torch.randn(min(count, PERIOD), generator=generator) * 0.02).to(dtype)
+        return some.repeat(-(-count // PERIOD))[:count].view(shape)
 
     return LazyTensor(shape, dtype, load, origin="random")

@@ -5,7 +5,7 @@ It holds no clock, host or absolute path of ours, so equal inputs give equal byt
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,17 +27,18 @@ def record(
     inputs: Mapping[str, Path | None],
     *,
     world: World = ALONE,
-    written: Iterable[Path] = (),
+    known: Mapping[Path, str] | None = None,
+    unread: Collection[Path] = (),
     **facts: Any,
 ) -> None:
     """Describe the finished ``folder``: the verb, its parameters, hashes of inputs and of files.
 
     ``inputs`` maps a role ("source", "helper") to the file or folder that was read; ``facts`` are
     the numbers worth keeping (coverage, counts), JSON-serialisable. All ranks of ``world`` call it and
-    share the hashing: each that of the files in ``folder`` that it has ``written``, and some of the others.
+    share the hashing of the files whose hash none of them has ``known``; those ``unread`` get none.
     """
     read = {role: path for role, path in inputs.items() if path is not None}
-    hashes = _share_hashing(world, list(written), folder, *read.values())
+    hashes = _share_hashing(world, known or {}, unread, folder, *read.values())
 
     def write() -> None:
         document = {
@@ -90,17 +91,16 @@ def hash_file(path: Path, advance: Callable[[float], None] = lambda megabytes: N
     return digest.hexdigest()
 
 
-def _share_hashing(world: World, written: list[Path], *paths: Path) -> dict[Path, str]:
-    """Hashes of all files in ``paths``, by the ranks that wrote them or else in about equal shares."""
-    written_by = world.gather(written)
+def _share_hashing(world: World, known: Mapping[Path, str], unread: Collection[Path], *paths: Path) -> dict[Path, str]:
+    """Hashes of all files in ``paths`` but those ``unread``: what the ranks know, the others in about equal shares."""
+    hashes = {file: digest for part in world.gather(dict(known)) for file, digest in part.items()}
 
     def others() -> dict[str, int]:
-        done = {file for files in written_by for file in files}
-        return {str(file): file.stat().st_size for path in paths for file in _files(path) if file not in done}
+        files = [file for path in paths for file in _files(path)]
+        return {str(file): file.stat().st_size for file in files if file not in hashes and file not in unread}
 
     owners = share_out(world.on_first(others), world.size)
-    mine = [*written, *(Path(file) for file, rank in owners.items() if rank == world.rank)]
-    hashes: dict[Path, str] = {}
+    mine = [Path(file) for file, rank in owners.items() if rank == world.rank]
     for part in world.gather(world.agree(lambda: _hash(paths[0], mine))):
         hashes |= part
     return hashes

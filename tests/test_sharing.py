@@ -33,7 +33,7 @@ import clpds.checkpoint.write as write
 
 RANK, notes = os.environ.get("OMPI_COMM_WORLD_RANK", "0"), Path(os.environ["NOTES"])
 read.BATCH_BYTES = 20_000
-of_chunk, of_shard = tokenise.tokenise_chunk, write.write_safetensors
+of_chunk, of_shard, of_copy = tokenise.tokenise_chunk, write.write_safetensors, write.copy_safetensors
 
 def note(what):
     with (notes / RANK).open("a") as file:
@@ -48,7 +48,11 @@ def shard(file, tensors):
     note(file.name)
     return of_shard(file, tensors)
 
-tokenise.tokenise_chunk, write.write_safetensors = chunk, shard
+def copy(source, file):
+    note(file.name)
+    return of_copy(source, file)
+
+tokenise.tokenise_chunk, write.write_safetensors, write.copy_safetensors = chunk, shard, copy
 main()
 """
 
@@ -149,7 +153,13 @@ def models(tmp_path: Path) -> dict[str, Any]:
 
 @needs_mpirun
 @pytest.mark.parametrize(
-    "more", [{}, {"width": 64, "depth": 9}, {"method": "minimodel", "take": 6, "new_layers": 1, "helper": None}]
+    "more",
+    [
+        {},
+        {"dtype": None, "max_shard_size": "30KB"},  # most of the source's files stay as they are
+        {"width": 64, "depth": 9},
+        {"method": "minimodel", "take": 6, "new_layers": 1, "helper": None},
+    ],
 )
 def test_ranks_share_the_shards(more: dict[str, Any], models: dict[str, Any], tmp_path: Path) -> None:
     models |= more

@@ -23,6 +23,8 @@ class LazyTensor:
     """Returns ``load()[start:stop]`` while reading only those bytes, where the storage can."""
     origin: str = ""
     """Where it comes from, for error messages: a file name, or what computes it."""
+    stored: tuple[Path, str] | None = None
+    """The safetensors file that holds just this, and its name there; None for what is computed."""
 
     @property
     def numel(self) -> int:
@@ -50,6 +52,7 @@ class LazyTensor:
             dtype=dtype,
             load=lambda: self.load().to(dtype),
             rows=None if rows is None else lambda start, stop: rows(start, stop).to(dtype),
+            stored=None,
         )
 
     @staticmethod

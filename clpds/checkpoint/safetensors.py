@@ -5,7 +5,10 @@ for a file larger than the memory, and it can write only what is in memory at on
 opens the file, reads the bytes asked for and closes it; written files equal the library's.
 """
 
+import errno
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from functools import partial
 from math import prod
@@ -31,6 +34,8 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LAYOUT = {dtype: place for place, dtype in enumerate(DTYPES.values())}
 LONGEST_HEADER = 100 * 10**6  # bytes, the library's own limit
 CHUNK = 16 * 2**20  # bytes read, looked at and written at once
+COPIED = 2**30  # bytes that the system is asked to copy at once
+Buffer = bytes | memoryview
 
 
 def read_safetensors(file: Path) -> dict[str, LazyTensor]:
@@ -63,7 +68,7 @@ def read_safetensors(file: Path) -> dict[str, LazyTensor]:
         end = stop
         rows = partial(_read_rows, file, 8 + length + start, shape, dtype)
         load = partial(rows, 0, shape[0]) if shape else partial(_read, file, 8 + length + start, shape, dtype)
-        tensors[name] = LazyTensor(shape, dtype, load, rows if shape else None, origin=str(file))
+        tensors[name] = LazyTensor(shape, dtype, load, rows if shape else None, str(file), (file, name))
     if end != size:
         raise UserError(f"{file} is truncated or damaged ({size} bytes of weights instead of {end}); download it again")
     return tensors
@@ -79,8 +84,8 @@ def _once(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def write_safetensors(file: Path, tensors: Mapping[str, LazyTensor]) -> Iterator[int]:
-    """Write one file, yielding the bytes of each chunk written; byte for byte what ``save_file`` gives.
+def write_safetensors(file: Path, tensors: Mapping[str, LazyTensor]) -> Iterator[Buffer]:
+    """Write one file, yielding each chunk when it is written; byte for byte what ``save_file`` gives.
 
     Raises UserError at the first NaN or infinity.
     """
@@ -98,12 +103,37 @@ def write_safetensors(file: Path, tensors: Mapping[str, LazyTensor]) -> Iterator
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     with file.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little"))
-        stream.write(text)
-        for name in names:
-            for chunk in finite_chunks(name, tensors[name]):
-                stream.write(chunk.view(torch.uint8).numpy().data)
-                yield chunk.nbytes
+        for chunk in _contents(len(text).to_bytes(8, "little") + text, {name: tensors[name] for name in names}):
+            stream.write(chunk)
+            yield chunk
+
+
+def copy_safetensors(source: Path, file: Path) -> Iterator[Buffer]:
+    """Copy a file whole, then read it, yielding chunk after chunk.
+
+    The system copies, so that a file system which can share the blocks of two files does (XFS, Btrfs).
+    Raises UserError at the first NaN or infinity.
+    """
+    try:
+        with source.open("rb") as theirs, file.open("wb") as ours:
+            while os.copy_file_range(theirs.fileno(), ours.fileno(), COPIED):
+                pass
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        shutil.copyfile(source, file)  # not these two file systems, or an old kernel
+    with source.open("rb") as stream:
+        length = stream.read(8)
+        header = length + stream.read(int.from_bytes(length, "little"))
+    yield from _contents(header, read_safetensors(source))
+
+
+def _contents(header: bytes, tensors: Mapping[str, LazyTensor]) -> Iterator[Buffer]:
+    """The bytes of a file: the header, then the tensors in order."""
+    yield header
+    for name, tensor in tensors.items():
+        for chunk in finite_chunks(name, tensor):
+            yield chunk.view(torch.uint8).numpy().data
 
 
 def finite_chunks(name: str, lazy: LazyTensor) -> Iterator[Tensor]:

@@ -1,10 +1,12 @@
 """Write a checkpoint: the one place where bytes move, tensor after tensor."""
 
 import copy
+import hashlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,7 +21,7 @@ from clpds.checkpoint.anatomy import Anatomy, anatomy
 from clpds.checkpoint.lazy import Checkpoint, LazyTensor
 from clpds.checkpoint.names import file_names, some
 from clpds.checkpoint.open import TOKENIZER_FILES
-from clpds.checkpoint.safetensors import write_safetensors
+from clpds.checkpoint.safetensors import copy_safetensors, read_safetensors, write_safetensors
 from clpds.errors import UserError
 from clpds.progress import progress
 from clpds.recipe import Step
@@ -36,26 +38,34 @@ def write_checkpoint(
     dtype: torch.dtype | None = None,
     max_shard_size: str = "5GB",
     overwrite: bool = False,
+    keep_files: bool = False,
+    link: bool = False,
     world: World = ALONE,
     held: Collection[str] = (),
     **facts: Any,
 ) -> None:
     """Stream ``checkpoint`` into the Hugging Face folder ``out``; memory follows the largest tensor.
 
-    Same inputs, same bytes. ``card`` is the text of README.md; ``inputs`` and ``facts`` go into
-    provenance.json. All ranks of ``world`` call it with the same checkpoint and share the shards; those
-    with a tensor that is ``held`` by rank 0 alone are rank 0's, and so are ``card`` and ``facts``.
-    Raises UserError, leaving nothing behind, for a NaN or infinity (naming the tensor and where it
-    came from), an existing ``out`` or a disk too small.
+    Same inputs, same bytes. With ``keep_files`` a file in which nothing changes is taken over whole: copied, or with
+    ``link`` a second name of the same file, which is then neither read nor hashed. ``card`` is the text of
+    README.md; ``inputs`` and ``facts`` go into provenance.json. All ranks of ``world`` call it with the same
+    checkpoint and share the shards; those with a tensor that is ``held`` by rank 0 alone are rank 0's, and so
+    are ``card`` and ``facts``. Raises UserError, leaving nothing behind, for a NaN or infinity (naming the
+    tensor and where it came from), an existing ``out``, a disk too small, or a file that cannot be linked.
     """
-    plan = world.agree(lambda: _plan(checkpoint, out, inputs, dtype, max_shard_size, held))
+    plan = world.agree(lambda: _plan(checkpoint, out, inputs, dtype, max_shard_size, keep_files, held))
+    linked = plan.kept if link else {}
     owners = share_out(plan.sizes, world.size, plan.held)
-    with new_shared_folder(world, out, overwrite=overwrite, need=sum(plan.sizes.values())) as folder:
+    need = sum(size for file, size in plan.sizes.items() if file not in linked)
+    with new_shared_folder(world, out, overwrite=overwrite, need=need) as folder:
         world.on_first(lambda: _describe(folder, checkpoint, plan, card))
-        mine = {folder / file: content for file, content in plan.files.items() if owners[file] == world.rank}
-        world.agree(lambda: _write_shards(out, mine))
+        mine = [file for file in plan.files if owners[file] == world.rank]
+        hashes = world.agree(lambda: _write_shards(out, folder, plan, mine, linked))
         world.on_first(lambda: see(folder / file for file in plan.files))
-        provenance.record(folder, step, inputs, world=world, written=mine, **facts)
+        unread = [path for file, kept in linked.items() for path in (folder / file, kept)]
+        if linked:
+            facts["linked"] = sorted(linked)
+        provenance.record(folder, step, inputs, world=world, known=hashes, unread=unread, **facts)
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,8 @@ class _Plan:
     files: dict[str, dict[str, LazyTensor]]
     held: frozenset[str]
     """Those of the files that rank 0 alone can write."""
+    kept: dict[str, Path]
+    """Those of the files that are another as it is, and which one."""
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -81,6 +93,7 @@ def _plan(
     inputs: Mapping[str, Path | None],
     dtype: torch.dtype | None,
     max_shard_size: str,
+    keep_files: bool,
     held: Collection[str],
 ) -> _Plan:
     for role, path in inputs.items():
@@ -96,20 +109,44 @@ def _plan(
     config.dtype = _main_dtype(tensors)
     of_first = {id(tensors[name]) for name in held}
     tensors = file_names(tensors, wanted)
+    limit = parse_size(max_shard_size)
+    unchanged = _unchanged(tensors, limit) if keep_files else {}
+    kept_names = {name for names in unchanged.values() for name in names}
+    rest = {name: tensor for name, tensor in tensors.items() if name not in kept_names}
     shards = split_state_dict_into_shards_factory(
-        tensors,
-        get_storage_size=lambda tensor: tensor.nbytes,
-        filename_pattern="model{suffix}.safetensors",
-        max_shard_size=parse_size(max_shard_size),
+        rest, get_storage_size=lambda tensor: tensor.nbytes, filename_pattern="{suffix}", max_shard_size=limit
     )
+    contents = [*(shards.filename_to_tensors.values() if rest else ()), *unchanged.values()]
+    files = {
+        _file_name(number, len(contents)): {name: tensors[name] for name in names}
+        for number, names in enumerate(contents, 1)
+    }
+    kept = dict(zip(list(files)[len(files) - len(unchanged) :], unchanged, strict=True))
     index = None
-    if shards.is_sharded:
+    if len(files) > 1:
         parameters = sum(prod(wanted.shapes[name]) for name in wanted.parameters)
-        metadata = {"total_parameters": parameters, **shards.metadata}
-        index = {"metadata": metadata, "weight_map": shards.tensor_to_filename}
-    files = {file: {name: tensors[name] for name in names} for file, names in shards.filename_to_tensors.items()}
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        weight_map = {name: file for file, content in files.items() for name in content}
+        index = {"metadata": {"total_parameters": parameters, "total_size": size}, "weight_map": weight_map}
     of_first_files = {file for file, content in files.items() if any(id(one) in of_first for one in content.values())}
-    return _Plan(config, index, files, frozenset(of_first_files))
+    return _Plan(config, index, files, frozenset(of_first_files), kept)
+
+
+def _unchanged(tensors: Mapping[str, LazyTensor], limit: int) -> dict[Path, list[str]]:
+    """The files of at most ``limit`` bytes that hold some of ``tensors``, as they are, and nothing else."""
+    homes: dict[Path, list[str]] = {}
+    for name, tensor in tensors.items():
+        if tensor.stored is not None and tensor.stored[1] == name:
+            homes.setdefault(tensor.stored[0], []).append(name)
+    return {
+        file: names
+        for file, names in homes.items()
+        if read_safetensors(file).keys() == set(names) and sum(tensors[name].nbytes for name in names) <= limit
+    }
+
+
+def _file_name(number: int, count: int) -> str:
+    return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
 
 
 def _describe(folder: Path, checkpoint: Checkpoint, plan: _Plan, card: str) -> None:
@@ -124,13 +161,32 @@ def _describe(folder: Path, checkpoint: Checkpoint, plan: _Plan, card: str) -> N
         (folder / "model.safetensors.index.json").write_text(text)
 
 
-def _write_shards(out: Path, shards: Mapping[Path, Mapping[str, LazyTensor]]) -> None:
-    size = sum(tensor.nbytes for content in shards.values() for tensor in content.values())
-    see(file.parent for file in shards)
+def _write_shards(
+    out: Path, folder: Path, plan: _Plan, mine: Sequence[str], linked: Mapping[str, Path]
+) -> dict[Path, str]:
+    """Write the files ``mine``; the hashes of those that passed through here, and of the files that they copy."""
+    hashes: dict[Path, str] = {}
+    size = sum(plan.sizes[file] for file in mine if file not in linked)
+    see([folder])
     with progress(f"writing {out} (MB)", size // 10**6) as advance:
-        for file, content in shards.items():
-            for written in write_safetensors(file, content):
-                advance(written / 10**6)
+        for name in mine:
+            file, source = folder / name, plan.kept.get(name)
+            if name in linked:
+                _link(linked[name], file)
+                continue
+            digest = hashlib.sha256()
+            for chunk in copy_safetensors(source, file) if source else write_safetensors(file, plan.files[name]):
+                digest.update(chunk)
+                advance(len(chunk) / 10**6)
+            hashes |= dict.fromkeys([file, source] if source else [file], digest.hexdigest())
+    return hashes
+
+
+def _link(source: Path, file: Path) -> None:
+    try:
+        os.link(source.resolve(), file)  # a cache of models may hold a symbolic link
+    except OSError as error:
+        raise UserError(f"{source} cannot be linked to {file} ({error.strerror}); leave out --link") from error
 
 
 def copy_tokenizer(source: Path | None, folder: Path) -> None:

@@ -152,7 +152,10 @@ class Init(Checked):
     dtype: MaybeDtype = None
     """Type of the output's tensors; the source's unless told."""
     max_shard_size: str = "5GB"
-    """Largest safetensors file."""
+    """Largest safetensors file; a smaller one of the source in which nothing changes stays as it is."""
+    link: bool = False
+    """Share such files with the source (hard links): they take no room, and are neither read nor hashed. Whatever
+    changes one in place later changes both."""
     seed: int = 0
     """For whatever is drawn at random."""
     overwrite: bool = False

@@ -5,17 +5,18 @@ for the state that calls for it; the loss is the cross entropy of finding the to
 among all rows. Rows that have become one vector cannot be found, and a row that explodes is found always.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, cross_entropy
+from torch.nn.functional import cosine_similarity
 
-from clpds.transfer.clp import Space, Variant, helper_space, missing_rows, nearest, neighbours
+from clpds.transfer.clp import Space, Variant, helper_space, missing_rows, nearest, neighbours, ridges
 from clpds.transfer.omp import combinations
 from clpds.transfer.vocabulary_swap import Role
+from clpds.vocabulary.blocks import blocks
 from clpds.vocabulary.overlap import Overlap
 
 HELD_OUT = 1000  # tokens
@@ -84,23 +85,15 @@ def rank(
     measures: dict[Variant | None, list[tuple[float, float, float]]] = {}
     for role, matrix in source.items():
         s_o, truth = matrix[shared.source[seen]], matrix[shared.source[hidden]].float()
+        search = _search(truth, s_o)
         mean = s_o.mean(dim=0, dtype=torch.float32).expand_as(truth)
-        base = _losses(mean, truth, s_o)
+        base = search.losses(mean)
         measures.setdefault(None, []).append(_measure(mean, truth, base, base))
         for center in (False, True):
             rows = helper_space(helper[role], shared, center=center).overlap
             space = Space(rows[seen], rows[hidden])
-            cosines, indices = neighbours(space, max(v.neighbours for v in variants))
-            for variant in variants:
-                if variant.center != center:
-                    continue
-                if variant.kind == "nearest":
-                    k = variant.neighbours
-                    predicted = nearest(cosines[:, :k], indices[:, :k], s_o, variant.temperature)
-                else:
-                    predicted = missing_rows(space, s_o, variant)
-                losses = _losses(predicted, truth, s_o)
-                measures.setdefault(variant, []).append(_measure(predicted, truth, losses, base))
+            for variant, predicted in _predictions(space, s_o, [v for v in variants if v.center == center]):
+                measures.setdefault(variant, []).append(_measure(predicted, truth, search.losses(predicted), base))
     scores = [Score(variant, *torch.tensor(m).mean(dim=0).tolist()) for variant, m in measures.items()]
     return sorted(scores, key=lambda score: score.loss)
 
@@ -119,7 +112,8 @@ def choose_sparsity(
         s_o, truth = matrix[shared.source[seen]], matrix[shared.source[hidden]].float()
         h_o = helper[role][shared.target]
         predicted = combinations(h_o[hidden], h_o[seen], s_o, SPARSITIES, centered=centered)
-        losses += torch.stack([_losses(rows, truth, s_o) for rows in predicted]) / len(source)
+        search = _search(truth, s_o)
+        losses += torch.stack([search.losses(rows) for rows in predicted]) / len(source)
     more = losses - losses[losses.mean(dim=1).argmin()]
     error = more.std(dim=1, correction=0) / len(hidden) ** 0.5
     fewest = int((more.mean(dim=1) <= error).nonzero()[0])
@@ -138,11 +132,40 @@ def _hide(shared: Overlap, seed: int) -> tuple[Tensor, Tensor]:
     return hidden, seen
 
 
-def _losses(predicted: Tensor, truth: Tensor, seen: Tensor) -> Tensor:
-    """Cross entropy of finding each hidden token, (n,), by its row ``predicted`` (n, d) from its state ``truth``."""
-    seen = seen.float()
-    scale = SPREAD / (truth @ torch.cat([truth, seen]).T).std()
-    return cross_entropy(scale * truth @ torch.cat([predicted, seen]).T, torch.arange(len(truth)), reduction="none")
+def _predictions(space: Space, source: Tensor, variants: Sequence[Variant]) -> Iterator[tuple[Variant, Tensor]]:
+    """Each variant's rows of the hidden tokens; what variants of a kind have in common is computed once."""
+    cosines, indices = neighbours(space, max((v.neighbours for v in variants), default=1))
+    strengths = [v.ridge for v in variants if v.kind == "ridge"]
+    by_ridge = dict(zip(strengths, ridges(space, source, strengths), strict=True))
+    for variant in variants:
+        if variant.kind == "nearest":
+            k = variant.neighbours
+            yield variant, nearest(cosines[:, :k], indices[:, :k], source, variant.temperature)
+        elif variant.kind == "ridge":
+            yield variant, by_ridge[variant.ridge]
+        else:
+            yield variant, missing_rows(space, source, variant)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Finding hidden tokens among all rows: what no prediction changes, computed once for all variants."""
+
+    states: Tensor
+    """(n, d) float32: the true rows, scaled so that logits spread as ``SPREAD`` says."""
+    others: Tensor
+    """(n,): log of the sum of the exponents of the logits that the seen tokens' rows have."""
+
+    def losses(self, predicted: Tensor) -> Tensor:
+        """Cross entropy of finding each hidden token, (n,), by its row ``predicted`` (n, d)."""
+        logits = self.states @ predicted.T
+        return torch.logaddexp(logits.logsumexp(dim=1), self.others) - logits.diagonal()
+
+
+def _search(truth: Tensor, seen: Tensor) -> _Search:
+    others = torch.cat([truth @ seen[part].float().T for part in blocks(*seen.shape)], dim=1)
+    scale = SPREAD / torch.cat([truth @ truth.T, others], dim=1).std()
+    return _Search(scale * truth, (scale * others).logsumexp(dim=1))
 
 
 def _measure(predicted: Tensor, truth: Tensor, losses: Tensor, base: Tensor) -> tuple[float, float, float]:

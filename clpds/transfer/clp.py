@@ -5,7 +5,7 @@ of the source rows s_o of the overlap, weighted by the similarity of the helper'
 ``docs/methods/clp.md`` has the maths.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,7 +84,7 @@ def missing_rows(space: Space, source: Tensor, variant: Variant) -> Tensor:
     if variant.kind == "clipped":
         return clipped(space, source)
     if variant.kind == "ridge":
-        return ridge(space, source, variant.ridge)
+        return ridges(space, source, [variant.ridge])[0]
     return nearest(*neighbours(space, variant.neighbours), source, variant.temperature)
 
 
@@ -148,13 +148,15 @@ def nearest(cosines: Tensor, indices: Tensor, source: Tensor, temperature: float
     return rows
 
 
-def ridge(space: Space, source: Tensor, strength: float) -> Tensor:
-    """Rows by the linear map W = argmin ||H W - S||^2 + lambda ||W||^2, fitted on the overlap: (m, d) float32.
+def ridges(space: Space, source: Tensor, strengths: Sequence[float]) -> list[Tensor]:
+    """Rows by the linear map W = argmin ||H W - S||^2 + lambda ||W||^2, fitted on the overlap: (m, d) float32 each.
 
     H and S are centred on the overlap, which is an intercept without a penalty: a token of which the
-    helper knows nothing gets the mean row. lambda is ``strength`` times the mean eigenvalue of H^T H,
+    helper knows nothing gets the mean row. lambda is the strength times the mean eigenvalue of H^T H,
     so that its meaning depends neither on the helper's width nor on the size of the overlap.
     """
+    if not strengths:
+        return []
     h_mean, s_mean = space.overlap.mean(dim=0), source.mean(dim=0, dtype=torch.float32)
     p, d = space.overlap.shape[1], source.shape[1]
     gram, moment = torch.zeros(p, p, dtype=torch.float64), torch.zeros(p, d, dtype=torch.float64)
@@ -162,6 +164,9 @@ def ridge(space: Space, source: Tensor, strength: float) -> Tensor:
         h_o = space.overlap[part] - h_mean
         gram += h_o.T @ h_o
         moment += h_o.T @ (source[part].float() - s_mean)
-    penalty = max(strength * float(gram.trace()) / p, torch.finfo(torch.float32).tiny)
-    W = torch.linalg.solve(gram + penalty * torch.eye(p, dtype=torch.float64), moment)
-    return s_mean + (space.missing - h_mean) @ W.float()
+    rows = []
+    for strength in strengths:
+        penalty = max(strength * float(gram.trace()) / p, torch.finfo(torch.float32).tiny)
+        W = torch.linalg.solve(gram + penalty * torch.eye(p, dtype=torch.float64), moment)
+        rows.append(s_mean + (space.missing - h_mean) @ W.float())
+    return rows

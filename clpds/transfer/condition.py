@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clpds.transfer.clp import Space
+from clpds.vocabulary.blocks import blocks
 from clpds.vocabulary.overlap import Overlap
 
 SAMPLE = 512  # missing tokens whose weights are looked at one by one
@@ -46,23 +47,30 @@ class Condition:
 
 def condition(shared: Overlap, source: Tensor, new: Tensor, published: Space | None) -> Condition:
     """Of the ``new`` matrix (rows, d), made from ``source`` (V_s, d), by the ``published`` weights in that space."""
-    overlap, missing = source[shared.source].float(), new[shared.missing].float()
-    lengths, shared_lengths = missing.norm(dim=1), overlap.norm(dim=1)
+    overlap, missing = source[shared.source], new[shared.missing]
+    lengths, shared_lengths = _lengths(missing), _lengths(overlap)
     return Condition(
         norm=float(lengths.median() / shared_lengths.median()),
         longest=float(lengths.max() / shared_lengths.max()),
         pairwise=mean_pairwise_cosine(missing),
         source_pairwise=mean_pairwise_cosine(overlap),
         cancelling=share_cancelling(published) if published else 0.0,
-        plain=int((missing == overlap.mean(dim=0).to(new.dtype)).all(dim=1).sum()),
+        plain=int((missing == overlap.mean(dim=0, dtype=torch.float32).to(new.dtype)).all(dim=1).sum()),
     )
 
 
 def mean_pairwise_cosine(rows: Tensor) -> float:
     """Mean cosine of two different rows of (N, d): (|sum u|^2 - N) / (N^2 - N), u the rows at length 1."""
     count = len(rows)
-    total = normalize(rows).sum(dim=0, dtype=torch.float64).square().sum()
-    return float((total - count) / (count * count - count))
+    total = torch.zeros(rows.shape[1], dtype=torch.float64)
+    for part in blocks(*rows.shape):
+        total += normalize(rows[part].float()).sum(dim=0, dtype=torch.float64)
+    return float((total.square().sum() - count) / (count * count - count))
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    """(N,) float32."""
+    return torch.cat([rows[part].float().norm(dim=1) for part in blocks(*rows.shape)])
 
 
 def share_cancelling(space: Space) -> float:

@@ -69,6 +69,8 @@ def init(step: Init) -> None:
             dtype=getattr(torch, step.dtype) if step.dtype else None,
             max_shard_size=step.max_shard_size,
             overwrite=step.overwrite,
+            keep_files=True,
+            link=step.link,
             world=world,
             held=held,
             **(made.facts if made else {}),
@@ -170,7 +172,7 @@ def _in_memory(source: Path) -> bool:
 
 def _tell(step: Init, result: Checkpoint) -> None:
     summary.show_written(step.out, result)
-    if (difference := misread(step.out)) is not None:
+    if result.tokenizer_folder is not None and (difference := misread(step.out)) is not None:
         sys.stderr.write(
             f"clpds init: warning: AutoTokenizer opens {step.out} with the tokenizer class of "
             f"{result.config.model_type} models, not as tokenizer.json has it ({difference}); "

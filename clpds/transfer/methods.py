@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from clpds.data.read import stream_documents
 from clpds.errors import UserError
 from clpds.recipe import Init, InitMethod, VocabularyMethod
 from clpds.transfer import summary
@@ -81,7 +80,9 @@ def _clp(step: Init, models: Models) -> Found:
 
 
 def _focus(step: Init, models: Models) -> Found:
-    from clpds.vocabulary.token_vectors import FOCUS, token_vectors  # gensim, which no other method waits for
+    # datasets and gensim, which no other method waits for
+    from clpds.data.read import stream_documents
+    from clpds.vocabulary.token_vectors import FOCUS, token_vectors
 
     vectors = token_vectors(
         stream_documents(step.text, text_key=step.text_key), models.target_tokenizer, FOCUS, step.seed
@@ -171,11 +172,9 @@ def _alignment(step: Init, source: StaticEmbeddings, target: StaticEmbeddings) -
 
 def _trelm(step: Init, models: Models) -> Found:
     """Static vectors of the source's width for all tokens, aligned with the source's rows."""
-    from clpds.vocabulary.token_vectors import (
-        token_counts,
-        token_vectors,
-        trelm,
-    )  # gensim, which no other method waits for
+    # datasets and gensim, which no other method waits for
+    from clpds.data.read import stream_documents
+    from clpds.vocabulary.token_vectors import token_counts, token_vectors, trelm
 
     width = models.matrix("input", models.rows["input"]).shape[1]
 

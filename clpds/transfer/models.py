@@ -1,6 +1,6 @@
 """What every method starts from: the source, the helper if there is one, the target tokenizer, what they share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -8,10 +8,13 @@ from transformers import PreTrainedTokenizerBase
 
 from clpds.checkpoint import Checkpoint, open_checkpoint
 from clpds.errors import UserError
-from clpds.recipe import Init
+from clpds.recipe import Init, InitMethod
 from clpds.transfer.vocabulary_swap import Role, parts, read_rows
 from clpds.vocabulary.overlap import Overlap, overlap
 from clpds.vocabulary.tokenizer import load_tokenizer, require_same, rows_needed
+
+# BLOOM's 250,880 rows are 2 GB, a tenth of them shared with a target.
+OF_SHARED_ROWS: tuple[InitMethod, ...] = ("clp", "omp")
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Models:
     target_folder: Path
     shared: Overlap
     rows: dict[Role, Tensor]
-    """The source's rows by role, (V_s, c): the matrix, then a column for each bias."""
+    """The source's rows by role, (V_s, c): the matrix, then a column for each bias. Those that the overlap speaks of:
+    all, or for methods that look at no others the shared tokens' alone."""
 
     def matrix(self, role: Role, rows: Tensor) -> Tensor:
         """``rows`` without the columns of biases."""
@@ -39,7 +43,7 @@ class Models:
         assert self.helper is not None  # recipe.NEEDS
         own = parts(self.helper)
         matrices = {role: read_rows(self.helper, own.get(role, own["input"])[:1]) for role in self.rows}
-        _check_height(matrices["input"], self.target_tokenizer, self.helper.path)
+        _check_height(len(matrices["input"]), self.target_tokenizer, self.helper.path)
         return matrices
 
 
@@ -56,9 +60,14 @@ def open_models(step: Init, source: Checkpoint) -> Models:
     if helper and step.tokenizer:
         require_same(target, load_tokenizer(step.tokenizer), str(step.helper), str(step.tokenizer))
     source_tokenizer = load_tokenizer(_tokenizer_folder(source))
-    rows = {role: read_rows(source, names) for role, names in parts(source).items()}
-    _check_height(rows["input"], source_tokenizer, step.source)
-    return Models(source, source_tokenizer, helper, target, target_folder, overlap(source_tokenizer, target), rows)
+    names = parts(source)
+    _check_height(source.tensors[names["input"][0]].shape[0], source_tokenizer, step.source)
+    shared, ids = overlap(source_tokenizer, target), None
+    if step.method in OF_SHARED_ROWS and not step.extend:
+        ids, places = shared.source.unique(return_inverse=True)  # ascending
+        shared = replace(shared, source=places)
+    rows = {role: read_rows(source, own, ids) for role, own in names.items()}
+    return Models(source, source_tokenizer, helper, target, target_folder, shared, rows)
 
 
 def _tokenizer_folder(checkpoint: Checkpoint) -> Path:
@@ -67,9 +76,9 @@ def _tokenizer_folder(checkpoint: Checkpoint) -> Path:
     return checkpoint.tokenizer_folder
 
 
-def _check_height(matrix: Tensor, tokenizer: PreTrainedTokenizerBase, path: Path | None) -> None:
-    if rows_needed(tokenizer) > len(matrix):
+def _check_height(height: int, tokenizer: PreTrainedTokenizerBase, path: Path | None) -> None:
+    if rows_needed(tokenizer) > height:
         raise UserError(
-            f"{path}: the embedding has {len(matrix)} rows, but the tokenizer ids up to {rows_needed(tokenizer) - 1}; "
+            f"{path}: the embedding has {height} rows, but the tokenizer ids up to {rows_needed(tokenizer) - 1}; "
             "the two do not belong together"
         )

@@ -139,13 +139,14 @@ def byte_alphabet() -> dict[str, int]:
 
 _ALPHABET = byte_alphabet()
 _CHARACTERS = {byte: character for character, byte in _ALPHABET.items()}
+_BYTES = {ord(character): byte for character, byte in _ALPHABET.items()}  # which Latin-1 spells as themselves
 
 
 def _byte_level(token: str, added: bool) -> Piece:
     # Added tokens are cut out of the text before the alphabet is applied: they are spelt as they are.
-    if added or not all(character in _ALPHABET for character in token):
+    if added or not _ALPHABET.keys() >= set(token):
         return Piece("text", token.encode())
-    found = bytes(_ALPHABET[character] for character in token)
+    found = token.translate(_BYTES).encode("latin-1")
     return Piece("byte" if len(found) == 1 and found[0] >= 0x80 else "text", found)
 
 

@@ -13,16 +13,17 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from gensim.models import KeyedVectors
-from gensim.models.fasttext import FastTextKeyedVectors, ft_ngram_hashes, load_facebook_vectors
 from torch import Tensor
 
 from clpds.errors import UserError
 from clpds.progress import progress
+
+if TYPE_CHECKING:  # gensim is imported where a file is read: its second is nothing to methods without word embeddings
+    from gensim.models import KeyedVectors
 
 FILE = "fasttext.bin"  # in a folder that `clpds embeddings` wrote
 MAGIC = struct.pack("<i", 793712314)  # how fastText's own files begin
@@ -40,6 +41,8 @@ class Ngrams:
 
     def mean(self, text: str) -> np.ndarray:
         """The mean of the text's n-grams, (d,) float32; zeros where it is too short to have one."""
+        from gensim.models.fasttext import ft_ngram_hashes
+
         hashes = ft_ngram_hashes(text, self.shortest, self.longest, len(self.vectors))
         return self.vectors[hashes].mean(axis=0) if hashes else np.zeros(self.vectors.shape[1], np.float32)
 
@@ -108,6 +111,8 @@ def require_same_dimension(source: StaticEmbeddings, target: StaticEmbeddings) -
 
 
 def _read_fasttext(file: Path, limit: int | None) -> StaticEmbeddings:
+    from gensim.models.fasttext import FastTextKeyedVectors, load_facebook_vectors
+
     vectors = cast(FastTextKeyedVectors, load_facebook_vectors(str(file)))
     ngrams = Ngrams(vectors.vectors_ngrams, vectors.min_n, vectors.max_n) if vectors.bucket else None
     counts = torch.from_numpy(np.asarray(vectors.expandos["count"], dtype=np.float64))
@@ -115,6 +120,8 @@ def _read_fasttext(file: Path, limit: int | None) -> StaticEmbeddings:
 
 
 def _read_text(file: Path, limit: int | None) -> StaticEmbeddings:
+    from gensim.models import KeyedVectors
+
     with _open(file) as stream:
         header = stream.readline(100).split()
     if not header:
@@ -130,7 +137,7 @@ def _read_text(file: Path, limit: int | None) -> StaticEmbeddings:
 
 
 def _of(
-    vectors: KeyedVectors, counts: Tensor, file: Path, limit: int | None, ngrams: Ngrams | None
+    vectors: "KeyedVectors", counts: Tensor, file: Path, limit: int | None, ngrams: Ngrams | None
 ) -> StaticEmbeddings:
     matrix = torch.from_numpy(vectors.vectors[:limit])
     index = {word: row for row, word in enumerate(vectors.index_to_key[:limit])}

@@ -31,7 +31,7 @@ def some_of_every_type() -> dict[str, torch.Tensor]:
 def write(file: Path, tensors: dict[str, torch.Tensor]) -> list[int]:
     lazy = {name: LazyTensor.of(tensor) for name, tensor in tensors.items()}
     lazy["scalar"] = replace(lazy["scalar"], rows=None)
-    return list(write_safetensors(file, lazy))
+    return [len(chunk) for chunk in write_safetensors(file, lazy)]
 
 
 def test_written_files_equal_the_librarys(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_written_files_equal_the_librarys(tmp_path: Path) -> None:
     tensors["in memory only"] = tensors["in memory only"].contiguous()
     save_file(tensors, tmp_path / "theirs", metadata={"format": "pt"})
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
-    assert sum(sizes) == sum(tensor.nbytes for tensor in tensors.values())
+    assert sum(sizes) == (tmp_path / "ours").stat().st_size
 
 
 def test_read_tensors_equal_the_librarys(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import tempfile
 import time
 from collections import namedtuple
 from multiprocessing.process import BaseProcess
@@ -87,6 +88,81 @@ def test_everything_a_user_needs_is_there(source: Path, tmp_path: Path) -> None:
     assert tokenizer(text).input_ids == AutoTokenizer.from_pretrained(source)(text).input_ids
     wanted = AutoModelForCausalLM.from_pretrained(source).to(torch.bfloat16).state_dict()
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.fixture
+def shards(source: Path, tmp_path: Path) -> Path:
+    """The source in several files."""
+    copy(source, tmp_path / "shards", size="25KB")
+    return tmp_path / "shards"
+
+
+def with_new_embedding(shards: Path, out: Path, **options: Any) -> dict[str, bytes]:
+    """Weight files of a model that differs from ``shards`` in its embedding."""
+    checkpoint = open_checkpoint(shards)
+    new = LazyTensor.of(torch.ones(checkpoint.tensors["model.embed_tokens.weight"].shape))
+    checkpoint = checkpoint.derive(replaced={"model.embed_tokens.weight": new})
+    step = Convert(model=shards, out=out)
+    write_checkpoint(checkpoint, out, step, inputs={"model": shards}, card="", keep_files=True, **options)
+    written, wanted = open_checkpoint(out), checkpoint.tensors
+    assert all(torch.equal(tensor.load(), wanted[name].load()) for name, tensor in written.tensors.items())
+    assert provenance.verify(out) == []
+    return {file.name: file.read_bytes() for file in out.glob("*.safetensors")}
+
+
+def test_files_in_which_nothing_changes_are_taken_over_whole(shards: Path, tmp_path: Path) -> None:
+    before = {file.read_bytes(): file.name for file in shards.glob("*.safetensors")}
+    after = with_new_embedding(shards, tmp_path / "out")
+    assert len(after.keys() - {name for name, data in after.items() if data in before}) == 1
+    record = provenance.read(tmp_path / "out") or {}
+    inputs = record["inputs"]["model"]["files"]
+    assert inputs == {
+        file.name: provenance.hash_file(file) for file in shards.iterdir() if file.name != provenance.FILE
+    }
+
+
+def test_larger_files_than_asked_for_are_cut(shards: Path, tmp_path: Path) -> None:
+    after = with_new_embedding(shards, tmp_path / "out", max_shard_size="10KB")
+    large = {file.read_bytes() for file in shards.glob("*.safetensors") if file.stat().st_size > 12_000}
+    assert large
+    assert not large & set(after.values())
+
+
+def test_linked_files_are_the_sources_and_nothing_else_differs(shards: Path, tmp_path: Path) -> None:
+    copied = with_new_embedding(shards, tmp_path / "copied")
+    assert with_new_embedding(shards, tmp_path / "linked", link=True) == copied
+    own = {file.stat().st_ino for file in shards.iterdir()}
+    linked = sorted(file.name for file in (tmp_path / "linked").iterdir() if file.stat().st_ino in own)
+    assert len(linked) == len(copied) - 1
+    assert not any(file.stat().st_ino in own for file in (tmp_path / "copied").iterdir())
+    record = provenance.read(tmp_path / "linked") or {}
+    assert record["linked"] == linked
+    assert not record["files"].keys() & set(linked)
+    shutil.rmtree(shards)
+    assert len(open_checkpoint(tmp_path / "linked").tensors) > 0
+
+
+def test_tensors_that_have_changed_places_are_no_file_unchanged(source: Path, tmp_path: Path) -> None:
+    """Every name and every shape of the file is as it was."""
+    copy(source, tmp_path / "one")
+    up = [f"model.layers.{layer}.mlp.up_proj.weight" for layer in (0, 1)]
+    checkpoint = open_checkpoint(tmp_path / "one").derive(renamed={up[0]: up[1], up[1]: up[0]})
+    step = Convert(model=source, out=tmp_path)
+    write_checkpoint(checkpoint, tmp_path / "out", step, inputs={}, card="", keep_files=True)
+    before, after = load_file(tmp_path / "one" / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(after[up[0]], before[up[1]])
+    assert torch.equal(after[up[1]], before[up[0]])
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no second file system")
+def test_another_file_system_gets_a_copy_and_no_link(shards: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        out = Path(other) / "out"
+        message = r"shards/model-.* cannot be linked to /dev/shm/.* \(Invalid cross-device link\); leave out --link"
+        with pytest.raises(UserError, match=message):
+            with_new_embedding(shards, out, link=True)
+        assert list(Path(other).iterdir()) == []
+        with_new_embedding(shards, out)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -108,6 +108,18 @@ def test_positions_counted_from_a_padding_id_need_one() -> None:
         swap_vocabulary(source, rows, used=torch.arange(OLD), special_ids={}, tokenizer_folder=Path())
 
 
+def test_some_rows_are_those_of_all_and_every_row_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clpds.vocabulary.blocks.BLOCK", 7 * 32)
+    model = tiny_model("llama", OLD)
+    tensors = {name: LazyTensor.of(tensor.detach()) for name, tensor in model.state_dict().items()}
+    source, names = Checkpoint(tensors, model.config), ["model.embed_tokens.weight"]
+    for ids in (torch.tensor([0, 6, 7, 20, 50, OLD - 1]), torch.arange(0), torch.arange(OLD)):
+        assert torch.equal(read_rows(source, names, ids), tensors[names[0]].load()[ids])
+    tensors[names[0]].load()[50, 3] = torch.inf
+    with pytest.raises(UserError, match=r"row 50 of model\.embed_tokens\.weight holds NaN"):
+        read_rows(source, names, torch.tensor([3]))
+
+
 def test_nan_rows_are_named() -> None:
     model = tiny_model("llama", OLD)
     tensors = {name: LazyTensor.of(tensor.detach(), "a.safetensors") for name, tensor in model.state_dict().items()}

@@ -51,6 +51,12 @@ def test_grow_alone_keeps_vocabulary_and_function(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
+def test_a_model_without_a_tokenizer_grows(tmp_path: Path) -> None:
+    save_model(tmp_path / "source", tiny_model("llama", 100))
+    init(Init(method="grow", source=tmp_path / "source", width=48, out=tmp_path / "out"))
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.hidden_size == 48
+
+
 @pytest.mark.parametrize(("width", "fill"), [(48, "zero"), (64, "copy")])
 @pytest.mark.parametrize("method", ["clp", "subpieces"])
 def test_growing_first_and_exchanging_the_vocabulary_is_exchanging_it_in_a_larger_model(
