@@ -17,13 +17,14 @@ from transformers import PretrainedConfig
 from clpds import provenance
 from clpds.checkpoint.anatomy import Anatomy, anatomy
 from clpds.checkpoint.lazy import Checkpoint, LazyTensor
-from clpds.checkpoint.names import file_names, some
-from clpds.checkpoint.open import TOKENIZER_FILES
+from clpds.checkpoint.names import file_names
 from clpds.checkpoint.safetensors import write_safetensors
 from clpds.errors import UserError
+from clpds.headers import some
 from clpds.progress import progress
 from clpds.recipe import Step
 from clpds.sharing import ALONE, World, new_shared_folder, see, share_out
+from clpds.tokenizer_files import TOKENIZER_FILES
 
 
 def write_checkpoint(
