@@ -20,6 +20,7 @@ from clpds.data.order import Mixture
 
 LENGTH = 2048
 MICRO_BATCH = 8
+ROUNDS = 7  # of milliseconds each
 MANY = 10**7  # blocks of a corpus of 20 billion tokens
 FAR = 10**9  # the number of a sample
 # SmolLM2-135M
@@ -74,12 +75,12 @@ def measure(bench: Bench) -> list[Row]:
         "copy": lambda: [goal.copy_(source) for _ in batches],
     }
     turns: dict[str, list[float]] = {name: [] for name in readers}
-    for _ in range(bench.rounds):
+    for _ in range(ROUNDS):
         for name, read in readers.items():
             turns[name].append(_seconds(read) / (count * MICRO_BATCH))
     ours, row, copy = (statistics.median(turns[name]) for name in readers)
     step = _step_seconds_per_token(64 if bench.quick else 256) * LENGTH
-    resumed = [_seconds(lambda: _resume(folder)) for _ in range(bench.rounds)]
+    resumed = [_seconds(lambda: _resume(folder)) for _ in range(ROUNDS)]
     many = [_seconds(lambda: Mixture([Repeated(blocks)], [1.0], seed=0).batch(range(FAR, FAR + 8))) for _ in resumed]
     said = f"{ours * 1e6:.0f} us a block of {LENGTH:,} tokens, {LENGTH / ours / 1e6:.0f}M tokens/s"
     return [

@@ -1,6 +1,7 @@
-"""The files of a tokenizer's folder, told apart without opening them."""
+"""The files of a tokenizer's folder, told apart and copied without opening them."""
 
 import re
+import shutil
 from pathlib import Path
 
 TOKENIZER_FILES = (
@@ -15,3 +16,12 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")) or any(
         folder.glob("*.model")
     )
+
+
+def copy_tokenizer(source: Path | None, folder: Path) -> None:
+    """Copy the tokenizer's files as they are, so that whatever could read them still can."""
+    if source is None:
+        return
+    for pattern in TOKENIZER_FILES:
+        for file in sorted(source.glob(pattern)):
+            shutil.copyfile(file, folder / file.name)

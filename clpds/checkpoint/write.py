@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -24,7 +23,7 @@ from clpds.headers import some
 from clpds.progress import progress
 from clpds.recipe import Step
 from clpds.sharing import ALONE, World, new_shared_folder, see, share_out
-from clpds.tokenizer_files import TOKENIZER_FILES
+from clpds.tokenizer_files import copy_tokenizer
 
 
 def write_checkpoint(
@@ -132,15 +131,6 @@ def _write_shards(out: Path, shards: Mapping[Path, Mapping[str, LazyTensor]]) ->
         for file, content in shards.items():
             for written in write_safetensors(file, content):
                 advance(written / 10**6)
-
-
-def copy_tokenizer(source: Path | None, folder: Path) -> None:
-    """Copy the tokenizer's files as they are, so that whatever could read them still can."""
-    if source is None:
-        return
-    for pattern in TOKENIZER_FILES:
-        for file in sorted(source.glob(pattern)):
-            shutil.copyfile(file, folder / file.name)
 
 
 def parse_size(text: str) -> int:
