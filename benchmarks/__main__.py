@@ -15,7 +15,7 @@ from rich.console import Console
 from benchmarks.bench import Bench
 from benchmarks.table import show, write
 
-Name = Literal["startup", "init_clp", "init_large", "init_wechsel", "init_grow"]
+Name = Literal["startup", "init_clp", "init_large", "init_wechsel", "init_grow", "data", "batches", "scaling"]
 
 
 @dataclass(frozen=True)

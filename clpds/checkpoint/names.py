@@ -29,6 +29,7 @@ from transformers.core_model_loading import (
 from clpds.checkpoint.anatomy import Anatomy
 from clpds.checkpoint.lazy import LazyTensor
 from clpds.errors import UserError
+from clpds.headers import some
 
 BUFFERS = ("inv_freq", "position_ids")  # once saved, now computed by every class
 AT_ONCE = 2**22  # elements of two tied tensors compared at once
@@ -85,13 +86,6 @@ def file_names(tensors: Mapping[str, LazyTensor], wanted: Anatomy) -> dict[str, 
 
     named = _convert(tensors, rename, converters, wanted)
     return {apply_renamings(name, renamings): tensor for name, tensor in named.items()}
-
-
-def some(names: Iterable[str], limit: int = 5) -> str:
-    """The first few of ``names`` and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def _other_heads(wanted: Anatomy) -> set[str]:

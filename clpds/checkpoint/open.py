@@ -1,11 +1,9 @@
 """Open a model folder, a GGUF file or a hub id; headers are read, weights are not."""
 
-import json
 import pickle
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,16 +23,12 @@ from transformers import (
 
 from clpds.checkpoint.anatomy import Anatomy, anatomy
 from clpds.checkpoint.lazy import Checkpoint, LazyTensor
-from clpds.checkpoint.names import fit, some
+from clpds.checkpoint.names import fit
 from clpds.checkpoint.safetensors import read_safetensors
 from clpds.errors import UserError
-from clpds.inside import require_inside
+from clpds.headers import SAFETENSORS, read_shards
 from clpds.progress import progress
-
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "vocab.txt", "*.model", "chat_template.jinja",
-)  # fmt: skip
+from clpds.tokenizer_files import TOKENIZER_FILES, has_tokenizer
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
@@ -66,13 +60,6 @@ def open_without_weights(folder: Path) -> tuple[Checkpoint, Anatomy]:
         path=folder,
     )
     return bare, wanted
-
-
-def has_tokenizer(folder: Path) -> bool:
-    """Whether AutoTokenizer finds something to open in ``folder``."""
-    return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")) or any(
-        folder.glob("*.model")
-    )
 
 
 def _download(name: str) -> Path:
@@ -113,45 +100,11 @@ def _read_generation_config(folder: Path) -> GenerationConfig | None:
 
 def _read_headers(folder: Path) -> dict[str, LazyTensor]:
     """All tensors of all weight files of ``folder``, under the names they have there."""
-    readers: tuple[tuple[str, Callable[[Path], dict[str, LazyTensor]]], ...] = (
-        ("model.safetensors", read_safetensors),
-        ("pytorch_model.bin", _read_bin),
-    )
-    for name, read in readers:
-        if (folder / name).is_file():
-            return read(folder / name)
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            weight_map = _weight_map(index)
-            shards = {file: read(folder / file) for file in sorted(set(weight_map.values()))}
-            lost = [f"{name} in {file}" for name, file in weight_map.items() if name not in shards[file]]
-            if lost:
-                raise UserError(f"{index} lists {some(lost)}, which is not there; download the model again")
-            return _joined(folder, shards)
-    raise UserError(f"{folder} has no weights (model.safetensors or pytorch_model.bin, or their index)")
-
-
-def _joined(folder: Path, shards: Mapping[str, dict[str, LazyTensor]]) -> dict[str, LazyTensor]:
-    """The tensors of all shards; UserError for one that two of them hold."""
-    homes: dict[str, str] = {}
-    for file, shard in shards.items():
-        for name in shard:
-            if homes.setdefault(name, file) != file:
-                raise UserError(f"{folder / file} and {homes[name]} hold one tensor, {name}; download the model again")
-    return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = sorted({str(file) for file in weight_map.values()})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{index} is no valid index ({_one_line(error)}); download it again") from error
-    require_inside(index, *files)
-    for file in files:
-        if not (index.parent / file).is_file():
-            raise UserError(f"{index.parent / file} is missing, but {index.name} names it; download it again")
-    return weight_map
+    tensors = read_shards(folder, SAFETENSORS, read_safetensors)
+    tensors = read_shards(folder, "pytorch_model.bin", _read_bin) if tensors is None else tensors
+    if tensors is None:
+        raise UserError(f"{folder} has no weights ({SAFETENSORS} or pytorch_model.bin, or their index)")
+    return tensors
 
 
 def _read_bin(file: Path) -> dict[str, LazyTensor]:

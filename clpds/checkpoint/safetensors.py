@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from functools import partial
 from math import prod
-from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -21,67 +20,24 @@ from torch import Tensor
 
 from clpds.checkpoint.lazy import LazyTensor
 from clpds.errors import UserError
+from clpds.headers import KINDS, read_header
 
-# In the order in which the library lays them out in a file.
-DTYPES = {
-    "I64": torch.int64, "F64": torch.float64,
-    "F32": torch.float32, "I32": torch.int32,
-    "BF16": torch.bfloat16, "F16": torch.float16, "I16": torch.int16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I8": torch.int8, "U8": torch.uint8,
-    "BOOL": torch.bool,
-}  # fmt: skip
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+DTYPES: dict[str, torch.dtype] = {kind: getattr(torch, name) for kind, (name, _) in KINDS.items()}
+NAMES = {dtype: kind for kind, dtype in DTYPES.items()}
 LAYOUT = {dtype: place for place, dtype in enumerate(DTYPES.values())}
-LONGEST_HEADER = 100 * 10**6  # bytes, the library's own limit
 CHUNK = 16 * 2**20  # bytes read, looked at and written at once
 COPIED = 2**30  # bytes that the system is asked to copy at once
 Buffer = bytes | memoryview
 
 
 def read_safetensors(file: Path) -> dict[str, LazyTensor]:
-    """The tensors of ``file``, of which only the header is read.
-
-    Raises UserError where the header is damaged, or speaks of other bytes than the file has.
-    """
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            size = file.stat().st_size - 8 - length
-            if size < 0 or length > LONGEST_HEADER:
-                raise ValueError("no header")
-            header: dict[str, Any] = json.loads(stream.read(length), object_pairs_hook=partial(_once, file))
-        header.pop("__metadata__", None)
-        entries = {
-            name: (entry["dtype"], tuple(map(index, entry["shape"])), *map(index, entry["data_offsets"]))
-            for name, entry in header.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file} is truncated or damaged (its header cannot be read); download it again") from error
+    """The tensors of ``file``, of which only the header is read; UserError where that is damaged."""
     tensors = {}
-    end = 0
-    for name, (kind, shape, start, stop) in sorted(entries.items(), key=lambda item: item[1][2:]):
-        if not isinstance(kind, str) or kind not in DTYPES:
-            raise UserError(f"{file}: tensor {name} is of type {kind}, which is not supported")
-        dtype = DTYPES[kind]
-        if start != end or min(shape, default=0) < 0 or stop - start != prod(shape) * dtype.itemsize:
-            raise UserError(f"{file} is damaged (its header misplaces {name}); download it again")
-        end = stop
-        rows = partial(_read_rows, file, 8 + length + start, shape, dtype)
-        load = partial(rows, 0, shape[0]) if shape else partial(_read, file, 8 + length + start, shape, dtype)
-        tensors[name] = LazyTensor(shape, dtype, load, rows if shape else None, str(file), (file, name))
-    if end != size:
-        raise UserError(f"{file} is truncated or damaged ({size} bytes of weights instead of {end}); download it again")
+    for name, (kind, shape, start, _) in read_header(file).items():
+        rows = partial(_read_rows, file, start, shape, DTYPES[kind])
+        load = partial(rows, 0, shape[0]) if shape else partial(_read, file, start, shape, DTYPES[kind])
+        tensors[name] = LazyTensor(shape, DTYPES[kind], load, rows if shape else None, str(file), (file, name))
     return tensors
-
-
-def _once(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; UserError where a name stands twice, since readers would differ in which one they take."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{file}: its header names {twice} twice; do not trust this file")
-    return found
 
 
 def write_safetensors(file: Path, tensors: Mapping[str, LazyTensor]) -> Iterator[Buffer]:

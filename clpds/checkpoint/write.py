@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -19,13 +18,14 @@ from transformers import PretrainedConfig
 from clpds import provenance
 from clpds.checkpoint.anatomy import Anatomy, anatomy
 from clpds.checkpoint.lazy import Checkpoint, LazyTensor
-from clpds.checkpoint.names import file_names, some
-from clpds.checkpoint.open import TOKENIZER_FILES
+from clpds.checkpoint.names import file_names
 from clpds.checkpoint.safetensors import copy_safetensors, read_safetensors, write_safetensors
 from clpds.errors import UserError
+from clpds.headers import some
 from clpds.progress import progress
 from clpds.recipe import Step
 from clpds.sharing import ALONE, World, new_shared_folder, see, share_out
+from clpds.tokenizer_files import copy_tokenizer
 
 
 def write_checkpoint(
@@ -187,15 +187,6 @@ def _link(source: Path, file: Path) -> None:
         os.link(source.resolve(), file)  # a cache of models may hold a symbolic link
     except OSError as error:
         raise UserError(f"{source} cannot be linked to {file} ({error.strerror}); leave out --link") from error
-
-
-def copy_tokenizer(source: Path | None, folder: Path) -> None:
-    """Copy the tokenizer's files as they are, so that whatever could read them still can."""
-    if source is None:
-        return
-    for pattern in TOKENIZER_FILES:
-        for file in sorted(source.glob(pattern)):
-            shutil.copyfile(file, folder / file.name)
 
 
 def parse_size(text: str) -> int:

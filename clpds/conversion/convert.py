@@ -9,9 +9,9 @@ import torch
 
 from clpds import manifest
 from clpds.checkpoint import Checkpoint, anatomy, open_checkpoint, write_checkpoint
-from clpds.checkpoint.names import some
 from clpds.conversion.zero import is_zero, open_zero
 from clpds.errors import UserError
+from clpds.headers import some
 from clpds.inside import require_inside
 from clpds.output import check_free
 from clpds.progress import progress

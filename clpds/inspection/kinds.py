@@ -1,99 +1,47 @@
 """What each kind of folder or file says of itself, read from headers and small files."""
 
-import json
 import re
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from gguf import GGUFReader
 
 from clpds import manifest, provenance
-from clpds.checkpoint import anatomy, open_checkpoint
 from clpds.errors import UserError
+from clpds.inspection.rows import Rows, read_json, shares
+from clpds.inspection.tokenizer import tokenizer
 from clpds.output import human_bytes
+from clpds.planning.gguf_header import read_header
 from clpds.run_folder import TRAINER, read_metrics
-from clpds.vocabulary.pieces import special_tokens
-from clpds.vocabulary.tokenizer import backend, load_tokenizer, rows_needed, token_ids
 
-Rows = list[tuple[str, str]]
-SHAPE = {
-    "layers": "num_hidden_layers",
-    "hidden": "hidden_size",
-    "heads": "num_attention_heads",
-    "positions": "max_position_embeddings",
-}
-SPECIAL = {role: f"{role}_token_id" for role in ("bos", "eos", "pad")}
 OPTIMIZER = re.compile(r"zero_pp_rank_(\d+)_mp_rank_\d+_optim_states\.pt$")
-
-
-def model(path: Path) -> Rows:
-    """A folder or hub id that `open_checkpoint` opens; UserError where tensors are missing or misshapen."""
-    checkpoint = open_checkpoint(path)
-    parts, config = anatomy(checkpoint.config), checkpoint.config.get_text_config()
-    elements: Counter[str] = Counter()
-    for tensor in checkpoint.tensors.values():
-        elements[str(tensor.dtype).removeprefix("torch.")] += tensor.numel
-    count = sum(checkpoint.tensors[name].numel for name in parts.parameters)
-    shards = len({tensor.origin for tensor in checkpoint.tensors.values()})
-    rows = checkpoint.tensors[parts.input_embedding].shape[0]
-    facts = [
-        ("kind", f"model, {parts.model_class.__name__}"),
-        ("shape", ", ".join(_present(config, SHAPE))),
-        ("parameters", f"{count:,}, {_shares(elements)}"),
-        ("size", f"{human_bytes(checkpoint.nbytes)} in {shards} {'file' if shards == 1 else 'shards'}"),
-        ("vocabulary", f"{rows:,} rows, input and output {'tied' if parts.output_embedding is None else 'untied'}"),
-        ("special ids", ", ".join(_present(config, SPECIAL)) or "none"),
-    ]
-    if checkpoint.tokenizer_folder is None:
-        return [*facts, ("tokenizer", "none")]
-    return [*facts, *tokenizer(checkpoint.tokenizer_folder)]
 
 
 def gguf(path: Path) -> Rows:
     """A GGUF file, from its header."""
-    try:
-        reader = GGUFReader(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no GGUF file that can be read: {' '.join(str(error).split())}") from error
-    values = {name: reader.fields[name] for name in reader.fields}
-    architecture = values["general.architecture"].contents()
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    fields, tensors = read_header(path)
+    kinds = {int(kind): kind.name for kind in GGMLQuantizationType}
+    block = {int(kind): size for kind, size in GGML_QUANT_SIZES.items()}
+    architecture = fields["general.architecture"]
     names = {"layers": "block_count", "hidden": "embedding_length", "heads": "attention.head_count",
              "positions": "context_length"}  # fmt: skip
-    shape = [
-        f"{values[key].contents():,} {what}"
-        for what, name in names.items()
-        if (key := f"{architecture}.{name}") in values
-    ]
+    shape = [f"{fields[key]:,} {what}" for what, name in names.items() if (key := f"{architecture}.{name}") in fields]
     elements: Counter[str] = Counter()
-    for tensor in reader.tensors:
-        elements[tensor.tensor_type.name] += int(tensor.n_elements)
+    for name, (count, kind, start) in tensors.items():
+        if kind not in block:
+            raise UserError(f"{path}: tensor {name} is of type {kind}, which is not known; is the file damaged?")
+        if start + count // block[kind][0] * block[kind][1] > path.stat().st_size:
+            raise UserError(f"{path} is no whole GGUF file (it ends before tensor {name} does); fetch it again")
+        elements[kinds[kind]] += count
     facts = [("kind", f"GGUF file, {architecture}")]
-    if "general.name" in values:
-        facts.append(("name", values["general.name"].contents()))
+    if "general.name" in fields:
+        facts.append(("name", fields["general.name"]))
     return [
         *facts,
         ("shape", ", ".join(shape)),
-        ("parameters", f"{elements.total():,}, {_shares(elements)}"),
+        ("parameters", f"{elements.total():,}, {shares(elements)}"),
         ("size", human_bytes(path.stat().st_size)),
-        (
-            "vocabulary",
-            f"{len(values['tokenizer.ggml.tokens'].data):,} tokens ({values['tokenizer.ggml.model'].contents()})",
-        ),
-    ]
-
-
-def tokenizer(folder: Path) -> Rows:
-    """Family, size and special tokens."""
-    loaded = load_tokenizer(folder)
-    count, rows = len(token_ids(loaded)), rows_needed(loaded)
-    holes = f", ids up to {rows - 1:,}" if rows > count else ""
-    specials = [f"{token} {id_}" for id_, token in special_tokens(loaded).items()]
-    more = f" and {len(specials) - 8} more" if len(specials) > 8 else ""
-    return [
-        ("tokenizer", f"{_family(backend(loaded))}, {count:,} tokens{holes}"),
-        ("special tokens", (", ".join(specials[:8]) or "none") + more),
+        ("vocabulary", f"{fields['tokenizer.ggml.tokens']:,} tokens ({fields['tokenizer.ggml.model']})"),
     ]
 
 
@@ -190,36 +138,3 @@ def _last_losses(folder: Path) -> Rows:
         bits = f", {numbers['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in numbers else ""
         rows.append((f"validation {corpus}", f"{numbers['loss']:.4f}{bits}, at step {validation[-1]['step']:,}"))
     return rows
-
-
-def _present(config: Any, names: Mapping[str, str]) -> list[str]:
-    """``30 layers`` or ``eos 1`` for those that the config has."""
-    values = {what: getattr(config, name, None) for what, name in names.items()}
-    return [
-        f"{what} {value}" if names[what].endswith("_id") else f"{value:,} {what}"
-        for what, value in values.items()
-        if value is not None
-    ]
-
-
-def _shares(elements: Counter[str]) -> str:
-    """``bfloat16``, or ``bfloat16 99 %, float32 1 %``."""
-    if len(elements) == 1:
-        return next(iter(elements))
-    return ", ".join(f"{kind} {number / elements.total():.0%}" for kind, number in elements.most_common())
-
-
-def _family(pipeline: dict[str, Any]) -> str:
-    kind = pipeline["model"]["type"]
-    if kind == "BPE" and '"ByteLevel"' in json.dumps(pipeline):
-        return "byte-level BPE"
-    return f"{kind} with byte fallback" if pipeline["model"].get("byte_fallback") else kind
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A file that clpds wrote."""
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    return document

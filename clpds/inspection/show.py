@@ -8,13 +8,14 @@ from rich.console import Console
 from rich.table import Table
 
 from clpds import manifest, provenance, recipe
-from clpds.checkpoint.open import has_tokenizer
 from clpds.errors import UserError
 from clpds.inspection import kinds
-from clpds.inspection.kinds import Rows
-from clpds.inspection.nearest import show_nearest
+from clpds.inspection.model import model
+from clpds.inspection.rows import Rows, read_json
+from clpds.inspection.tokenizer import tokenizer
 from clpds.manifest import check_manifest
 from clpds.run_folder import STAGE
+from clpds.tokenizer_files import has_tokenizer
 
 
 def inspect(step: recipe.Inspect) -> None:
@@ -24,6 +25,8 @@ def inspect(step: recipe.Inspect) -> None:
     are missing or not as they were written.
     """
     if step.token is not None:
+        from clpds.inspection.nearest import show_nearest
+
         show_nearest(step.path, step.token, step.source)
         return
     folders = _recorded(step.path)
@@ -77,9 +80,9 @@ def _kind(path: Path) -> Rows:
     if verb == "embeddings":
         return kinds.embeddings(path)
     if (path / "config.json").is_file() or not path.exists():  # a folder, or a name on the hub
-        return kinds.model(path)
+        return model(path)
     if has_tokenizer(path):
-        return [("kind", "tokenizer"), *kinds.tokenizer(path)]
+        return [("kind", "tokenizer"), *tokenizer(path)]
     raise UserError(f"{path} is no model, training run, checkpoint, data set or tokenizer that clpds knows")
 
 
@@ -110,7 +113,7 @@ def _recorded(path: Path) -> dict[Path, str]:
 
 def _count(record: Path) -> int:
     """How many files are on record."""
-    files = kinds.read_json(record).get("files")
+    files = read_json(record).get("files")
     if not isinstance(files, dict):
         raise UserError(f"{record} is damaged: it lists no files")
     return len(files)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from clpds.planning.family import Family, biased
+from clpds.planning.family import Family, biased, special
 
 _BERT = {"transform.dense": "h h", "transform.LayerNorm": "h"}  # of the head
 _ROBERTA = {"dense": "h h", "layer_norm": "h"}
@@ -49,7 +49,9 @@ def _classifying(name: str, body: Mapping[str, str], classifier: Mapping[str, st
 
 
 def _encoder(model_class: str, shapes: Mapping[str, str], head: Mapping[str, str]) -> Family:
-    return Family(model_class, shapes, head, True, "layer", gated=False, plain={"add_cross_attention": False})
+    ids = special(bos=0, eos=2, pad=1) if "Roberta" in model_class else special(pad=0)
+    plain = {"add_cross_attention": False}
+    return Family(model_class, shapes, head, True, "layer", gated=False, plain=plain, defaults=ids)
 
 
 MASKED = {

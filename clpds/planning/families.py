@@ -8,7 +8,7 @@ family with the model class on the meta device, name by name.
 
 from collections.abc import Mapping
 
-from clpds.planning.family import Family, biased
+from clpds.planning.family import Family, biased, special
 
 _HEAD = {"lm_head.weight": "V h"}
 _LLAMA = {
@@ -89,15 +89,15 @@ _OPT = {
 }  # fmt: skip
 
 
-def _llama_like(name: str, shapes: Mapping[str, str], *, tied: bool = False) -> Family:
+def _llama_like(name: str, shapes: Mapping[str, str], *, tied: bool = False, **ids: int) -> Family:
     plain = {"attention_bias": False, "mlp_bias": False}
-    return Family(name, shapes, _HEAD, tied, "rms", gated=True, plain=plain)
+    return Family(name, shapes, _HEAD, tied, "rms", gated=True, plain=plain, defaults=special(**ids))
 
 
 CAUSAL = {
-    "llama": _llama_like("LlamaForCausalLM", _LLAMA),
-    "mistral": _llama_like("MistralForCausalLM", _LLAMA),
-    "gemma": _llama_like("GemmaForCausalLM", _LLAMA, tied=True),
+    "llama": _llama_like("LlamaForCausalLM", _LLAMA, bos=1, eos=2),
+    "mistral": _llama_like("MistralForCausalLM", _LLAMA, bos=1, eos=2),
+    "gemma": _llama_like("GemmaForCausalLM", _LLAMA, tied=True, bos=2, eos=1, pad=0),
     "qwen2": _llama_like("Qwen2ForCausalLM", _QWEN2),
     "qwen3": _llama_like("Qwen3ForCausalLM", _QWEN3),
     "gpt2": Family(
@@ -106,14 +106,16 @@ CAUSAL = {
             "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
             "intermediate_size": "n_inner", "max_position_embeddings": "n_positions",
         },
-        plain={"add_cross_attention": False},
+        plain={"add_cross_attention": False}, defaults=special(bos=50256, eos=50256),
     ),
     "gpt_neox": Family(
-        "GPTNeoXForCausalLM", _GPT_NEOX, _HEAD, False, "layer", gated=False, plain={"attention_bias": True}
+        "GPTNeoXForCausalLM", _GPT_NEOX, _HEAD, False, "layer", gated=False,
+        plain={"attention_bias": True}, defaults=special(bos=0, eos=2),
     ),
     "bloom": Family(
         "BloomForCausalLM", _BLOOM, _HEAD, True, "layer", gated=False,
         names={"num_hidden_layers": "n_layer", "num_attention_heads": "n_head"},
+        defaults=special(bos=1, eos=2) | {"max_position_embeddings": None},
     ),
     "opt": Family(
         "OPTForCausalLM", _OPT, _HEAD, True, "layer", gated=False,
@@ -122,5 +124,6 @@ CAUSAL = {
             "enable_bias": True, "layer_norm_elementwise_affine": True, "do_layer_norm_before": True,
             "_remove_final_layer_norm": False,
         },
+        defaults=special(bos=2, eos=2, pad=1),
     ),
 }  # fmt: skip

@@ -31,6 +31,9 @@ class Family:
     """What this family's config calls hidden_size and so on."""
     plain: Mapping[str, Any] = field(default_factory=dict)
     """Settings that change shapes, with the value that the table is right for."""
+    defaults: Mapping[str, int | None] = field(default_factory=dict)
+    """Special ids, unless None, that the config's class takes where config.json names none; a None for positions
+    where a family counts none."""
 
 
 def biased(modules: Mapping[str, str]) -> dict[str, str]:
@@ -40,3 +43,8 @@ def biased(modules: Mapping[str, str]) -> dict[str, str]:
         shapes[f"{name}.weight"] = shape
         shapes[f"{name}.bias"] = shape.split()[0]
     return shapes
+
+
+def special(**ids: int) -> dict[str, int | None]:
+    """``bos=1`` as a config spells it."""
+    return {f"{role}_token_id": number for role, number in ids.items()}

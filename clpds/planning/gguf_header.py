@@ -6,8 +6,9 @@ Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import struct
+from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from clpds.errors import UserError
 
@@ -17,11 +18,19 @@ _FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 _LONGEST = 2**24  # bytes of one text: more is no GGUF file
 
 
+class Header(NamedTuple):
+    """What a GGUF file says before its weights."""
+
+    fields: dict[str, Any]
+    """Of an array only the length."""
+    tensors: dict[str, tuple[int, int, int]]
+    """How many elements, the number of the type, and where it begins in the file."""
+
+
 def gguf_config(file: Path) -> dict[str, Any]:
     """What config.json would say of the model; UserError for a damaged file or an architecture not known here."""
+    fields, tensors = read_header(file)
     try:
-        with file.open("rb") as source:
-            fields, tensors = _read(source)
         family = fields["general.architecture"]
         if family not in _FAMILIES:
             known = ", ".join(_FAMILIES)
@@ -42,12 +51,24 @@ def gguf_config(file: Path) -> dict[str, Any]:
             "tie_word_embeddings": "output.weight" not in tensors,
             "dtype": "float32",
         }
+    except KeyError as error:
+        raise _not_whole(file, error) from error
+
+
+def read_header(file: Path) -> Header:
+    """Fields and tensors of the file; UserError where it is damaged."""
+    try:
+        with file.open("rb") as source:
+            return _read(source)
     except (OSError, struct.error, ValueError, KeyError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is no whole GGUF file ({' '.join(str(error).split())}); fetch it again") from error
+        raise _not_whole(file, error) from error
 
 
-def _read(source: BinaryIO) -> tuple[dict[str, Any], set[str]]:
-    """Fields, arrays by their length only, and the names of the tensors."""
+def _not_whole(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file} is no whole GGUF file ({' '.join(str(error).split())}); fetch it again")
+
+
+def _read(source: BinaryIO) -> Header:
     magic, version, tensors, fields = struct.unpack("<4sIQQ", source.read(24))
     if magic != b"GGUF" or version not in (2, 3):
         raise ValueError("its first bytes are not those of GGUF 2 or 3")
@@ -55,12 +76,14 @@ def _read(source: BinaryIO) -> tuple[dict[str, Any], set[str]]:
     for _ in range(fields):
         name = _text(source)
         values[name] = _value(source, _number(source, "I"))
-    names = set()
+    found = {}
     for _ in range(tensors):
-        names.add(_text(source))
-        dimensions = _number(source, "I")
-        source.seek(8 * dimensions + 4 + 8, 1)  # sizes, type, offset
-    return values, names
+        name, dimensions = _text(source), _number(source, "I")
+        elements = prod(_number(source, "Q") for _ in range(dimensions))
+        found[name] = elements, _number(source, "I"), _number(source, "Q")
+    alignment = values.get("general.alignment", 32)
+    first = -(-source.tell() // alignment) * alignment
+    return Header(values, {name: (count, kind, first + place) for name, (count, kind, place) in found.items()})
 
 
 def _value(source: BinaryIO, kind: int) -> Any:

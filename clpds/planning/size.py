@@ -90,9 +90,7 @@ class Size:
 
 def size_of(config: Config) -> Size:
     """By the table where the family is in it, else counted on the meta device; UserError where neither can."""
-    family = family_of(config)
-    size = _by_table(config, family) if family else None
-    return size or _counted(config)
+    return by_table(config) or _counted(config)
 
 
 def family_of(config: Config) -> Family | None:
@@ -104,9 +102,10 @@ def family_of(config: Config) -> Family | None:
     return found if found and (not classes or classes[0] == found.model_class) else None
 
 
-def _by_table(config: Config, family: Family) -> Size | None:
-    """None where a field is missing or a setting changes shapes."""
-    if any(config.get(key, value) != value for key, value in family.plain.items()):
+def by_table(config: Config) -> Size | None:
+    """None where the family is not in the table, a field is missing or a setting changes shapes."""
+    family = family_of(config)
+    if family is None or any(config.get(key, value) != value for key, value in family.plain.items()):
         return None
 
     def read(name: str, otherwise: int | None = None) -> int | None:

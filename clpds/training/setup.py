@@ -13,7 +13,6 @@ from clpds import provenance
 from clpds.checkpoint import Checkpoint, LazyTensor, anatomy, open_checkpoint, write_checkpoint
 from clpds.checkpoint.anatomy import model_class
 from clpds.checkpoint.task_head import with_classifier
-from clpds.checkpoint.write import copy_tokenizer
 from clpds.data.blocks import open_blocks
 from clpds.data.order import Mixture, Samples, require_alike
 from clpds.data.pairs import open_pairs
@@ -25,6 +24,7 @@ from clpds.recipe import LANGUAGES, Corpus, Train
 from clpds.recipe.training import USED_BY_OBJECTIVE
 from clpds.resources import find
 from clpds.run_folder import write_state
+from clpds.tokenizer_files import copy_tokenizer
 from clpds.training import BYTES_PER_PARAMETER
 from clpds.training.group import agree, on_first_rank
 from clpds.vocabulary.roles import special_ids

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from clpds.checkpoint import Checkpoint, LazyTensor, anatomy
-from clpds.checkpoint.names import some
 from clpds.errors import UserError
+from clpds.headers import some
 from clpds.models.trelm import TrelmBertConfig, TrelmRobertaConfig
 
 CONFIGS: dict[str, type[PretrainedConfig]] = {"bert": TrelmBertConfig, "roberta": TrelmRobertaConfig}

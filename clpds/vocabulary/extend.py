@@ -22,8 +22,8 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from clpds.checkpoint.open import TOKENIZER_FILES
 from clpds.errors import UserError
+from clpds.tokenizer_files import TOKENIZER_FILES
 from clpds.vocabulary.pieces import Piece, pieces, respelling
 from clpds.vocabulary.tokenizer import backend, declare_class, rows_needed
 

@@ -7,7 +7,6 @@ The spelling is read off the tokenizer's own pipeline (``tokenizer.json``), neve
 - a prefix for the inside of a word (WordPiece): ``##en`` is ``en``, ``Gott`` is a space and ``Gott``.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,10 +14,10 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from clpds.errors import UserError
+from clpds.tokenizer_files import BYTE_TOKEN
 from clpds.vocabulary.tokenizer import backend, token_ids
 
 Kind = Literal["text", "byte"]
-BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 @dataclass(frozen=True)

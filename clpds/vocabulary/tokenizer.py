@@ -9,10 +9,9 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from clpds.checkpoint.open import has_tokenizer
-from clpds.checkpoint.write import copy_tokenizer
 from clpds.errors import UserError
 from clpds.output import write_text
+from clpds.tokenizer_files import copy_tokenizer, has_tokenizer
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

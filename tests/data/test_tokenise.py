@@ -1,11 +1,12 @@
 """Tokens stand for bytes: every byte of the text once, at the token that ends there."""
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, processors
+from tokenizers import Tokenizer, pre_tokenizers, processors
 
-from clpds.data.tokenise import is_held_out, token_bytes
+from clpds.data.tokenise import is_held_out, spelled_bytes, token_bytes
 from tests.tiny import text, tiny_tokenizer
 
 FAMILIES = ("byte_bpe", "trimming", "sp_bpe", "unigram", "wordpiece")
@@ -37,6 +38,33 @@ def test_token_bytes_are_those_up_to_the_furthest_character_so_far(family: str, 
     assert counts.cumsum().tolist() == naive
     assert counts.min() >= 0
     assert counts.sum() == len(document.encode())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=30))
+@example("  zwei  Leerzeichen \n\n und 😀 €uro e\u0301 中文 <s> ")
+@example(text("de")[0])
+def test_byte_level_tokens_stand_for_as_many_bytes_as_they_spell(document: str) -> None:
+    spelled = spelled_bytes(backend("byte_bpe"))
+    assert spelled is not None
+    encoding = backend("byte_bpe").encode(document, add_special_tokens=False)
+    sizes = spelled[np.array(encoding.ids, int)]
+    assert sizes.sum() == len(document.encode())
+    # Between two characters both ways of counting have come to the same byte.
+    by_offsets = token_bytes(document.encode(), encoding.offsets).cumsum() if len(sizes) else sizes
+    ends, raw = sizes.cumsum(), document.encode()
+    whole = [place for place, end in enumerate(ends) if end == len(raw) or raw[end] & 0xC0 != 0x80]
+    assert ends[whole].tolist() == by_offsets[whole].tolist()
+
+
+@pytest.mark.parametrize("family", ["sp_bpe", "unigram", "wordpiece", "prefixed"])
+def test_other_tokens_tell_their_bytes_only_in_a_text(family: str) -> None:
+    if family == "prefixed":
+        made = Tokenizer.from_str(backend("byte_bpe").to_str())
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        assert spelled_bytes(made) is None
+    else:
+        assert spelled_bytes(backend(family)) is None
 
 
 def test_a_token_that_ends_before_the_furthest_stands_for_nothing() -> None:

@@ -58,6 +58,14 @@ def test_every_parameter_of_clpds_own_classes_and_of_classifiers(family: Family)
     check(size_of(as_written(config)), config)
 
 
+@pytest.mark.parametrize("kind", sorted(FAMILIES))
+def test_what_a_config_class_takes_unless_told(kind: str) -> None:
+    config, defaults = transformers.AutoConfig.for_model(kind), FAMILIES[kind].defaults
+    names = [f"{role}_token_id" for role in ("bos", "eos", "pad")]
+    assert [getattr(config, name) for name in names] == [defaults.get(name) for name in names]
+    assert hasattr(config, "max_position_embeddings") == ("max_position_embeddings" not in defaults)
+
+
 def test_the_tables_are_tested_whole() -> None:
     assert set(SHAPES) < set(FAMILIES)
 

@@ -1,0 +1,115 @@
+"""What grows with the ranks: bytes read, written and sent, and messages; counted, since two cores tell no seconds."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import LlamaConfig
+
+from benchmarks.bench import Bench
+from benchmarks.checkpoints import random_checkpoint
+from benchmarks.costs import QUIET, clpds
+from benchmarks.table import Row
+from benchmarks.text import train_tokenizer, write_corpus
+
+GLOBAL_BATCH = 8
+CONFIG = LlamaConfig(
+    vocab_size=1024, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4
+)  # 3.1M parameters
+PORT = 29_471
+
+
+def measure(bench: Bench) -> list[Row]:
+    """The same stage of three steps on more and more ranks; a micro batch of one block, the global batch stays."""
+    ranks = (1, 2) if bench.quick else (1, 2, 4, 8)
+    model, data = _inputs(bench)
+    weights = (model / "model.safetensors").stat().st_size
+    found = {number: _train(bench.folder, model, data, number) for number in ranks}
+    most, fewest = ranks[-1], 2
+    rows = []
+    for number, told in found.items():
+        said = (
+            f"reads {_mb(told['read'])}, writes {_mb(told['written'])}, a micro batch: {told['calls']:.0f} collective "
+            f"calls, {_mb(told['sent'])} sent"
+        )
+        share = told["read"] * number / weights
+        rows.append(Row(f"{number} ranks: read by one x ranks / file", said, "", share, "x", "<=", 1.05, told))
+    grown = {key: found[most][key] / found[fewest][key] for key in ("calls", "sent")}
+    written = found[most]["written"] * most / (found[1]["written"])
+    return [
+        *rows,
+        Row(f"{most} ranks: written by one x ranks / by one alone", _mb(found[most]["written"]), "", written, "x"),
+        Row(f"collective calls of a micro batch, {most} ranks / {fewest}", "", "", grown["calls"], "x", "<=", 1.1),
+        Row(f"bytes sent for a micro batch, {most} ranks / {fewest}", "", f"(N - 1) / N: {_ring(most, fewest):.2f}x",
+            grown["sent"] / _ring(most, fewest), "x", "<=", 1.1),
+    ]  # fmt: skip
+
+
+def _ring(more: int, fewer: int) -> float:
+    """By how much a rank sends more in a ring that is longer, the tensor being the same."""
+    return ((more - 1) / more) / ((fewer - 1) / fewer)
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e6:.2f} MB"
+
+
+def _inputs(bench: Bench) -> tuple[Path, Path]:
+    """A model and blocks, made once."""
+    corpus = write_corpus(bench.folder, 1)
+    tokenizer = train_tokenizer(corpus, CONFIG.vocab_size)
+    data = bench.folder / "data"
+    if not data.is_dir():
+        words = ["--input", corpus, "--tokenizer", tokenizer, "--sequence-length", "64", "--out", data]
+        subprocess.run(clpds("data", *words), check=True, capture_output=True)
+    return random_checkpoint(bench.folder / "model", CONFIG, tokenizer=tokenizer), data
+
+
+def _train(folder: Path, model: Path, data: Path, ranks: int) -> dict[str, float]:
+    """Of the rank that has most of each: bytes read at load, bytes written at a save; a micro batch's messages."""
+    run, counted = folder / f"run-{ranks}", folder / f"counted-{ranks}.json"
+    shutil.rmtree(run, ignore_errors=True)
+    stage = {
+        "verb": "train", "model": str(model), "data": {"text": {"path": str(data)}}, "steps": 3, "micro_batch": 1,
+        "global_batch": GLOBAL_BATCH, "deepspeed": "cpu.json", "out": str(run), "saving": {"every": 3},
+        "validation": {"every": None},
+    }  # fmt: skip
+    recipe = folder / f"recipe-{ranks}.yaml"
+    recipe.write_text(yaml.safe_dump({"steps": {"train": stage}}))
+    common = os.environ | QUIET | {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(PORT + ranks)}
+    command = [sys.executable, "-m", "benchmarks.counted_rank", str(recipe), str(counted)]
+    processes = [
+        subprocess.Popen(command, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE)
+        for rank in range(ranks)
+    ]
+    ends = [process.communicate()[1] for process in processes]
+    if any(process.returncode for process in processes):
+        raise RuntimeError("\n".join(end.decode(errors="replace")[-2000:] for end in ends))
+    told = [json.loads(Path(f"{counted}.{rank}").read_text()) for rank in range(ranks)]
+    micro_batches = GLOBAL_BATCH // ranks
+    return {
+        "read": max(one["start"].get("read_bytes", 0) for one in told),
+        "written": max(_written(run / "checkpoints" / "step-00000003", rank) for rank in range(ranks)),
+        "calls": _largest(told, "step", "calls") / micro_batches,
+        "sent": _largest(told, "step", "sent_bytes") / micro_batches,
+        "start_calls": _largest(told, "start", "calls"),
+        "save_calls": _largest(told, "save", "calls"),
+        "save_sent": _largest(told, "save", "sent_bytes"),
+    }
+
+
+def _largest(told: list[dict[str, Any]], when: str, what: str) -> int:
+    return max(one[when].get(what, 0) for one in told)
+
+
+def _written(checkpoint: Path, rank: int) -> int:
+    """Bytes of the files that bear the rank's number."""
+    sizes = [file.stat().st_size for file in checkpoint.iterdir() if re.search(rf"zero_pp_rank_{rank}_", file.name)]
+    return sum(sizes)

@@ -1,0 +1,28 @@
+"""Lines of the screen, and the JSON files that they are read from."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from clpds.errors import UserError
+
+Rows = list[tuple[str, str]]
+
+
+def shares(elements: Counter[str]) -> str:
+    """``bfloat16``, or ``bfloat16 99 %, float32 1 %``."""
+    if len(elements) == 1:
+        return next(iter(elements))
+    return ", ".join(f"{kind} {number / elements.total():.0%}" for kind, number in elements.most_common())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; UserError where there is none."""
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return document
