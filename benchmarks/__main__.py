@@ -15,7 +15,7 @@ from rich.console import Console
 from benchmarks.bench import Bench
 from benchmarks.table import show, write
 
-Name = Literal["startup", "convert"]
+Name = Literal["startup", "convert", "training_step", "load", "save"]
 
 
 @dataclass(frozen=True)
