@@ -1,6 +1,7 @@
 """Checkpoints of any shape with random weights, made tensor by tensor, so that a 7B one needs no memory."""
 
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,11 +20,15 @@ def random_checkpoint(
     """A folder that ``from_pretrained`` opens, of the config's shape, written once; N(0, 0.02) in every tensor."""
     if (folder / "config.json").is_file():
         return folder
-    tensors = {name: _random(name, shape, dtype) for name, shape in anatomy(config).shapes.items()}
     step = Convert(model=folder, out=folder)
-    checkpoint = Checkpoint(tensors, config, tokenizer_folder=tokenizer)
+    checkpoint = replace(random_weights(config, dtype), tokenizer_folder=tokenizer)
     write_checkpoint(checkpoint, folder, step, inputs={}, card="Random weights.\n", dtype=dtype)
     return folder
+
+
+def random_weights(config: PretrainedConfig, dtype: torch.dtype) -> Checkpoint:
+    """N(0, 0.02) in every tensor, drawn when it is asked for, the same each time."""
+    return Checkpoint({name: _random(name, shape, dtype) for name, shape in anatomy(config).shapes.items()}, config)
 
 
 def _random(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> LazyTensor:
