@@ -39,7 +39,7 @@ def _rows(bench: Bench, case: Case) -> list[Row]:
     config = LlamaConfig(
         vocab_size=48 * width, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=case.layers
     )
-    run = _train_a_step(bench.folder, config, case)
+    run = _train_a_step(bench, config, case)
     checkpoint = next((run / "checkpoints").glob("step-*"))
     ours, theirs, copy = (bench.folder / name for name in ("ours", "theirs", "copy"))
     script = [sys.executable, "-m", "deepspeed.utils.zero_to_fp32", checkpoint.parent, theirs]
@@ -81,12 +81,13 @@ def _rows(bench: Bench, case: Case) -> list[Row]:
     ]
 
 
-def _train_a_step(folder: Path, config: LlamaConfig, case: Case) -> Path:
+def _train_a_step(bench: Bench, config: LlamaConfig, case: Case) -> Path:
     """The run of one real step in bfloat16, as `clpds train` leaves it; made once."""
+    folder = bench.folder
     run = folder / f"run-{config.hidden_size}-{case.layers}-{case.ranks}"
     if not (run / "checkpoints" / "latest").exists():
         model = random_checkpoint(folder / f"model-{config.hidden_size}-{case.layers}", config, torch.bfloat16)
-        stage = {"model": model, "data": {"text": {"path": blocks_of_text(folder, 32)}}, "out": run}
+        stage = {"model": model, "data": {"text": {"path": blocks_of_text(bench, 32)}}, "out": run}
         stage |= {"steps": 1, "micro_batch": 1, "global_batch": case.ranks}
         cost_of(on_ranks(case.ranks, "clpds", "train", write_recipe(folder / "recipe.yaml", **stage)))
         shutil.rmtree(model)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import xxhash
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 
 from clpds.checkpoint import open_checkpoint
@@ -29,7 +29,7 @@ def ours(model: Path, config: dict[str, Any], device: torch.device) -> PreTraine
 def theirs(model: Path, config: dict[str, Any], device: torch.device) -> PreTrainedModel:
     """``from_pretrained`` under ``zero.Init``, which it enters while an HfDeepSpeedConfig lives."""
     alive = HfDeepSpeedConfig(config)
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+    loaded = LlamaForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
     del alive
     return loaded
 

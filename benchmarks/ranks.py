@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.bench import Bench
 from benchmarks.costs import clpds, cost_of
 from clpds.data.samples import write_chapters
 
@@ -17,11 +18,13 @@ def on_ranks(ranks: int, module: str, *words: object) -> list[str]:
     return [sys.executable, *torchrun, "-m", module, *(str(word) for word in words)]
 
 
-def blocks_of_text(folder: Path, length: int) -> Path:
-    """A data folder of the Bible's chapters in German, blocks of ``length`` tokens, made once."""
+def blocks_of_text(bench: Bench, length: int) -> Path:
+    """A data folder of the Bible's chapters in German, blocks of ``length`` tokens, made once for all benchmarks."""
+    folder = bench.folder.parent / "text"
     out = folder / f"data-{length}"
     if not out.exists():
         text, tokenizer = folder / "de.train.jsonl", folder / "tokenizer"
+        folder.mkdir(exist_ok=True)
         write_chapters("de", folder)
         if not tokenizer.exists():
             cost_of(clpds("tokenizer", "--input", text, "--vocab-size", "4096", "--out", tokenizer))

@@ -20,7 +20,7 @@ def measure(bench: Bench) -> list[Row]:
     recipe = write_recipe(
         bench.folder / f"{name}.yaml",
         model=random_checkpoint(bench.folder / name, config),
-        data={"text": {"path": blocks_of_text(bench.folder, LENGTH)}},
+        data={"text": {"path": blocks_of_text(bench, LENGTH)}},
         out=run,
         steps=1000,
         micro_batch=1,

@@ -39,7 +39,7 @@ def _rows(bench: Bench, name: str, config: LlamaConfig, *, steps: int, micro_bat
     recipe = write_recipe(
         bench.folder / f"{name}.yaml",
         model=random_checkpoint(bench.folder / name, config),
-        data={"text": {"path": blocks_of_text(bench.folder, LENGTH)}},
+        data={"text": {"path": blocks_of_text(bench, LENGTH)}},
         out=run,
         steps=steps,
         micro_batch=micro_batch,
