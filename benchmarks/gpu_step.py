@@ -225,7 +225,7 @@ def main(setting: Setting, out: Path) -> None:
             result = measure(setting, device)
         except torch.OutOfMemoryError:
             result = {"setting": asdict(setting), "out_of_memory": True}
-    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")  # before the group ends, which may fail
 
 
 if __name__ == "__main__":

@@ -45,4 +45,6 @@ def measure(bench: Bench) -> list[Row]:
     return [
         Row(what, mine, plain, ratio("theirs"), "x", ">=", 1, seen),
         Row(f"{what}, beside one that survives a power cut", mine, synced, ratio("synced"), "x"),
+        # By construction: there is no writer beside the loop.
+        Row(f"{what}, share of it that the loop waits", "all of it", "", 100, "%", "<", 20),
     ]
