@@ -45,8 +45,9 @@ def measure(bench: Bench) -> list[Row]:
             raise RuntimeError(f"rank {rank} does not hold the same parameters: {hashes}")
     seconds = {way: [ranks[0]["seconds"] for ranks in seen[way]] for way in seen}
     growth = {way: max(rank["growth"] for ranks in seen[way] for rank in ranks) for way in seen}
-    # Bytes that a rank asked for with read calls, or got by touching a mapped file: the larger of the two.
-    read = {way: max(max(r["asked"], r["from_disk"]) for ranks in seen[way] for r in ranks) for way in seen}
+    # Ours asks with read calls. Theirs touches a mapped file, which the disk alone sees: what it read ahead included.
+    key = {"ours": "asked", "theirs": "from_disk"}
+    read = {way: max(rank[key[way]] for ranks in seen[way] for rank in ranks) for way in seen}
     largest = 2 * config.vocab_size * config.hidden_size
     mine, theirs = (statistics.median(seconds[way]) for way in ("ours", "theirs"))
     ratio = statistics.median(slow / fast for slow, fast in zip(seconds["theirs"], seconds["ours"], strict=True))
