@@ -15,7 +15,13 @@ from rich.console import Console
 from benchmarks.bench import Bench
 from benchmarks.table import show, write
 
-Name = Literal["startup", "init_clp", "init_large", "init_wechsel", "init_grow", "data", "batches", "scaling"]
+Name = Literal[
+    "startup",
+    "init_clp", "init_large", "init_wechsel", "init_grow",
+    "data", "batches",
+    "load", "training_step", "save", "convert",
+    "scaling",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

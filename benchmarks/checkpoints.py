@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -14,9 +15,8 @@ from clpds.checkpoint.lazy import Checkpoint, LazyTensor
 from clpds.checkpoint.write import write_checkpoint
 from clpds.recipe import Convert
 
-PERIOD = (
-    4_194_301  # numbers drawn for a tensor, then repeated: a 7B's would take minutes; a prime, so no two rows agree
-)
+# Numbers drawn for a tensor, then repeated: a 7B's would take minutes. A prime, so that no two rows agree.
+PERIOD = 4_194_301
 
 
 def random_checkpoint(
@@ -34,12 +34,20 @@ def random_checkpoint(
     """
     if (folder / "config.json").is_file():
         return folder
-    tensors = {name: _random(name, shape, dtype) for name, shape in anatomy(config).shapes.items()}
-    tensors |= {name: LazyTensor.of(tensor.to(dtype)) for name, tensor in (given or {}).items()}
-    step = Convert(model=folder, out=folder)
-    checkpoint = Checkpoint(tensors, config, tokenizer_folder=tokenizer)
-    write_checkpoint(checkpoint, folder, step, inputs={}, card="Random weights.\n", dtype=dtype, max_shard_size=shard)
+    checkpoint = replace(random_weights(config, dtype), tokenizer_folder=tokenizer)
+    tensors = {
+        **checkpoint.tensors,
+        **{name: LazyTensor.of(tensor.to(dtype)) for name, tensor in (given or {}).items()},
+    }
+    step, card = Convert(model=folder, out=folder), "Random weights.\n"
+    checkpoint = replace(checkpoint, tensors=tensors)
+    write_checkpoint(checkpoint, folder, step, inputs={}, card=card, dtype=dtype, max_shard_size=shard)
     return folder
+
+
+def random_weights(config: PretrainedConfig, dtype: torch.dtype) -> Checkpoint:
+    """N(0, 0.02) in every tensor, drawn when it is asked for, the same each time."""
+    return Checkpoint({name: _random(name, shape, dtype) for name, shape in anatomy(config).shapes.items()}, config)
 
 
 def _random(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> LazyTensor:

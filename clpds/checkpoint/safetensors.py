@@ -25,7 +25,9 @@ from clpds.headers import KINDS, read_header
 DTYPES: dict[str, torch.dtype] = {kind: getattr(torch, name) for kind, (name, _) in KINDS.items()}
 NAMES = {dtype: kind for kind, dtype in DTYPES.items()}
 LAYOUT = {dtype: place for place, dtype in enumerate(DTYPES.values())}
-CHUNK = 16 * 2**20  # bytes read, looked at and written at once
+# Bytes read, looked at and written at once. They stay in the processor's cache from one to the next: 3.0 GB/s into
+# the system's memory, and 1.4 GB/s with 16 MiB.
+CHUNK = 4 * 2**20
 COPIED = 2**30  # bytes that the system is asked to copy at once
 Buffer = bytes | memoryview
 

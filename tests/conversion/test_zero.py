@@ -12,7 +12,8 @@ from clpds.checkpoint import anatomy
 from clpds.conversion.zero import open_zero
 from clpds.errors import UserError
 from tests.conversion.conftest import Saves
-from tests.conversion.saves import CASES, Case
+from tests.conversion.saves import CASES, Case, fresh, train_and_save
+from tests.ranks import run_ranks
 
 STAGE_1, STAGE_2, STAGE_3 = CASES[1], CASES[2], CASES[4]
 
@@ -169,3 +170,26 @@ def test_an_unknown_stage_is_refused(copy_of: Callable[[Case], Path]) -> None:
     torch.save({"optimizer_state_dict": {"state": {}, "zero_stage": 4}}, file)
     with pytest.raises(UserError, match=f"{file} holds no master weights of ZeRO stage 1, 2 or 3"):
         open_zero(folder, folder.parent)
+
+
+def test_memory_does_not_follow_the_model(tmp_path: Path) -> None:
+    """What was read of the mapped files does not stay in the process."""
+    wide = Case(3, "float32", "gpt2", tied=True, changes=(("n_embd", 512), ("n_head", 2)))
+    run_ranks(2, train_and_save, tmp_path, (wide,))
+    folder = tmp_path / wide.name / "global_step2"
+    fresh(wide).config.save_pretrained(folder)
+    checkpoint = open_zero(folder, folder)
+    for lazy in checkpoint.tensors.values():
+        lazy.load()
+    assert _resident(folder) < checkpoint.nbytes / 10
+
+
+def _resident(folder: Path) -> int:
+    """Bytes of this process's memory that are mapped from files of ``folder``."""
+    size, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            inside = str(folder) in line
+        elif inside and line.startswith("Rss:"):
+            size += int(line.split()[1]) * 1024
+    return size

@@ -1,0 +1,110 @@
+"""Save a checkpoint in turns, on a rank of a group: ``python -m benchmarks.savers RECIPE ROUNDS OUT.json``.
+
+One engine, so that all save the same: ours, DeepSpeed's ``save_checkpoint``, and DeepSpeed's brought to the disk.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from clpds.output import sync
+from clpds.recipe import load_stage
+from clpds.run_folder import TRAINER
+from clpds.training import saving
+from clpds.training.engine import build_engine, build_model, deepspeed_config
+from clpds.training.group import process_group
+from clpds.training.loop import rank_indices
+from clpds.training.saving import Position
+from clpds.training.setup import open_inputs, open_model, prepare_run
+
+
+def main(recipe: Path, rounds: int, out: Path) -> None:
+    """Rank 0 writes the seconds of every round, from the moment that all ranks are ready until all are done."""
+    stage = load_stage(recipe, (), None)[1]
+    folder = stage.out.with_name("theirs")
+    with process_group() as device:
+        inputs, config = open_inputs(stage), deepspeed_config(stage, dist.get_world_size())
+        checkpoint = open_model(stage, inputs)
+        prepare_run(stage, checkpoint)
+        engine = build_engine(build_model(checkpoint, config, device), stage, config, device)
+        batch = inputs.mixture.batch(rank_indices(stage, 0)[0])
+        engine.backward(engine(input_ids=batch.input_ids, labels=batch.labels, use_cache=False).loss)
+        engine.step()
+
+        def ours(number: int) -> None:
+            saving.save(engine, stage, {}, Position(step=number))
+
+        def theirs(number: int) -> None:
+            engine.save_checkpoint(str(folder), tag=f"plain-{number}")
+
+        def synced(number: int) -> None:
+            engine.save_checkpoint(str(folder), tag=f"synced-{number}")
+            for file in (folder / f"synced-{number}").glob(f"*zero_pp_rank_{dist.get_rank()}_*"):
+                sync(file)
+            dist.barrier()
+
+        ways: dict[str, Callable[[int], None]] = {"ours": ours, "theirs": theirs, "synced": synced}
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        for number in range(1, rounds + 2):  # the first is not counted: directories, allocations
+            for way in list(ways) if number % 2 else list(ways)[::-1]:
+                _wait_for_disk()
+                begin = time.perf_counter()
+                ways[way](number)
+                dist.barrier()
+                if number > 1:
+                    seconds[way].append(time.perf_counter() - begin)
+            if number <= rounds and dist.get_rank() == 0:
+                shutil.rmtree(folder)
+            dist.barrier()
+        if dist.get_rank() == 0:
+            _require_same(stage.out / "checkpoints" / f"step-{rounds + 1:08d}", folder / f"plain-{rounds + 1}")
+            size = sum(file.stat().st_size for file in (folder / f"plain-{rounds + 1}").iterdir())
+            out.write_text(json.dumps({"seconds": seconds, "bytes": size}))
+        dist.barrier()
+
+
+def _wait_for_disk() -> None:
+    """Nobody pays for what the one before left to be written."""
+    dist.barrier()
+    if dist.get_rank() == 0:
+        os.sync()
+    dist.barrier()
+
+
+def _require_same(ours: Path, theirs: Path) -> None:
+    """RuntimeError unless the files are the same to the last byte, but for those that only ours has."""
+    wanted = {file.name for file in theirs.iterdir()}
+    extra = {file.name for file in ours.iterdir()} - wanted
+    if extra != {TRAINER, "manifest.json"}:
+        raise RuntimeError(f"{ours} and {theirs} hold other files: {extra}")
+    for name in sorted(wanted):
+        one, other = (torch.load(folder / name, mmap=True, weights_only=False) for folder in (ours, theirs))
+        _compare(name, one, other)
+
+
+def _compare(where: str, one: object, other: object) -> None:
+    if isinstance(one, torch.Tensor):
+        same = isinstance(other, torch.Tensor) and torch.equal(one, other)
+    elif isinstance(one, dict):
+        same = isinstance(other, dict) and one.keys() == other.keys()
+        for key in one if same else ():
+            _compare(f"{where}/{key}", one[key], other[key])  # type: ignore[index]
+    elif isinstance(one, list | tuple):
+        same = isinstance(other, list | tuple) and len(one) == len(other)
+        for number, (first, second) in enumerate(zip(one, other, strict=False)) if same else ():
+            _compare(f"{where}/{number}", first, second)
+    else:
+        same = True
+    if not same:
+        raise RuntimeError(f"{where} is not the same in both checkpoints")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
