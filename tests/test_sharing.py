@@ -170,7 +170,7 @@ def test_ranks_share_the_shards(more: dict[str, Any], models: dict[str, Any], tm
     assert sorted(chain(*shares)) == sorted(file.name for file in alone.glob("*.safetensors"))
     assert len(shares) == 2
     bytes_written = [sum((ranks / shard).stat().st_size for shard in share) for share in shares]
-    assert min(bytes_written) > 0.7 * max(bytes_written)
+    assert min(bytes_written) > 0.6 * max(bytes_written)  # a file is a sixth of all
     assert tree(ranks) == tree(alone)
 
 
