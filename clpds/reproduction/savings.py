@@ -53,7 +53,7 @@ def _savings(arm: Raced, goals: list[float]) -> Savings:
     return Savings(arm, tuple(shares), sum(share >= 0 for share in shares))
 
 
-HEADER = ("", "first loss", "last loss", "steps saved", "best rate")
+HEADER = ("", "first loss", "last loss", "steps saved", "rate")
 
 
 def table(saved: Mapping[str, Savings], labels: Mapping[str, str]) -> list[list[str]]:

@@ -148,7 +148,7 @@ def _result(lab: Lab, size: Size, raced: dict[str, Raced], steps: int) -> Result
             f"(chance {chance:.1%})."
         ),
         shown=min(better) > 0,
-        header=["", "loss", "accuracy", "FLOPs", "best rate"],
+        header=["", "loss", "accuracy", "FLOPs", "rate"],
         rows=rows,
         figures=[
             Figure(
