@@ -64,9 +64,7 @@ def from_files(folder: Path) -> Facts | None:
         if (folder / "generation_config.json").is_file():
             read_json(folder / "generation_config.json")
         family, size = family_of(config), by_table(config)
-        found = read_shards(
-            folder, SAFETENSORS, lambda file: {name: (file, e) for name, e in read_header(file).items()}
-        )
+        found = read_shards(folder, SAFETENSORS, _with_file)
     except (UserError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError):
         return None
     if family is None or size is None or found is None:
