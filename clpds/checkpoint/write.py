@@ -138,6 +138,8 @@ def _unchanged(tensors: Mapping[str, LazyTensor], limit: int) -> dict[Path, list
     for name, tensor in tensors.items():
         if tensor.stored is not None and tensor.stored[1] == name:
             homes.setdefault(tensor.stored[0], []).append(name)
+    if len(homes) == 1 and sum(map(len, homes.values())) < len(tensors):
+        return {}  # what was one file, and has more tensors now, stays one file
     return {
         file: names
         for file, names in homes.items()
