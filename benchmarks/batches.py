@@ -1,7 +1,6 @@
 """Batches in training order, beside the same Arrow file read row by row, copying, and a step of a 135M model."""
 
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,10 +8,11 @@ from pathlib import Path
 import datasets
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM
 
 from benchmarks.bench import Bench
-from benchmarks.costs import clpds
+from benchmarks.checkpoints import SMOLLM2_135M
+from benchmarks.costs import clpds, cost_of
 from benchmarks.table import Row
 from benchmarks.text import train_tokenizer, write_corpus
 from clpds.data.blocks import Batch, Blocks, open_blocks
@@ -23,11 +23,6 @@ MICRO_BATCH = 8
 ROUNDS = 7  # of milliseconds each
 MANY = 10**7  # blocks of a corpus of 20 billion tokens
 FAR = 10**9  # the number of a sample
-# SmolLM2-135M
-SMALL = LlamaConfig(
-    vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-    num_key_value_heads=3, tie_word_embeddings=True,
-)  # fmt: skip
 
 
 class Repeated:
@@ -101,7 +96,7 @@ def _prepared(bench: Bench) -> Path:
     out = bench.folder / f"data-{text.stem}"
     if not out.is_dir():
         words = ["--input", text, "--tokenizer", train_tokenizer(text, 4096), "--sequence-length", str(LENGTH)]
-        subprocess.run(clpds("data", *words, "--out", out), check=True, capture_output=True)
+        cost_of(clpds("data", *words, "--out", out))
     return out
 
 
@@ -113,8 +108,8 @@ def _resume(folder: Path) -> None:
 def _step_seconds_per_token(tokens: int) -> float:
     """Of a step without optimizer and without communication, on one short block: less than any real step takes."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(SMALL)
-    ids = torch.randint(SMALL.vocab_size, (1, tokens))
+    model = AutoModelForCausalLM.from_config(SMOLLM2_135M)
+    ids = torch.randint(SMOLLM2_135M.vocab_size, (1, tokens))
     return min(_seconds(lambda: model(input_ids=ids, labels=ids).loss.backward()) for _ in range(3)) / tokens
 
 

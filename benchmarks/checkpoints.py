@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import LlamaConfig, PretrainedConfig
 
 from clpds.checkpoint.anatomy import anatomy
 from clpds.checkpoint.lazy import Checkpoint, LazyTensor
@@ -17,6 +17,10 @@ from clpds.recipe import Convert
 
 # Numbers drawn for a tensor, then repeated: a 7B's would take minutes. A prime, so that no two rows agree.
 PERIOD = 4_194_301
+SMOLLM2_135M = LlamaConfig(
+    vocab_size=49_152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+    num_key_value_heads=3, tie_word_embeddings=True,
+)  # fmt: skip
 
 
 def random_checkpoint(

@@ -10,7 +10,7 @@ from transformers import LlamaConfig
 
 from benchmarks.bench import Bench
 from benchmarks.checkpoints import random_checkpoint
-from benchmarks.costs import Cost, clpds, cost_of, peak, seconds, take_turns, times
+from benchmarks.costs import clpds, cost_of, cost_of_making, peak, seconds, take_turns, times
 from benchmarks.ranks import blocks_of_text, on_ranks, write_recipe
 from benchmarks.table import Row
 from clpds.checkpoint.safetensors import read_safetensors
@@ -48,7 +48,7 @@ def _rows(bench: Bench, case: Case) -> list[Row]:
         theirs: [*script, "--tag", checkpoint.name, "--safe_serialization"],
         copy: ["cp", "-r", "--reflink=never", ours, copy],
     }
-    costs = take_turns({str(out): lambda out=out: _made(out, commands[out]) for out in commands}, bench.rounds)
+    costs = take_turns({str(out): lambda out=out: cost_of_making(out, commands[out]) for out in commands}, bench.rounds)
     _require_same(ours, theirs)
     written = sum(file.stat().st_size for file in ours.glob("*.safetensors"))
     mine, peer, limit = costs[str(ours)], costs[str(theirs)], costs[str(copy)]
@@ -92,12 +92,6 @@ def _train_a_step(bench: Bench, config: LlamaConfig, case: Case) -> Path:
         cost_of(on_ranks(case.ranks, "clpds", "train", write_recipe(folder / "recipe.yaml", **stage)))
         shutil.rmtree(model)
     return run
-
-
-def _made(out: Path, command: list[str | Path]) -> Cost:
-    """What it costs to make the folder, which is not there before."""
-    shutil.rmtree(out, ignore_errors=True)
-    return cost_of(command)
 
 
 def _require_same(ours: Path, theirs: Path) -> None:

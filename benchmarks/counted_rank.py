@@ -1,4 +1,4 @@
-"""A rank of training that counts: ``python -m benchmarks.counted_rank RECIPE OUT.json``, RANK and so on set.
+"""A rank of training that counts: ``python -m benchmarks.counted_rank RECIPE OUT.json`` under a launcher.
 
 Counted are the bytes read of weight files, and the collective operations with the bytes that the rank sends where the
 ring algorithm is used, which is the least that any algorithm needs.

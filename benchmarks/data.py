@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 
 from benchmarks.bench import Bench
-from benchmarks.costs import Cost, clpds, cost_of, peak, seconds, take_turns, times
+from benchmarks.costs import Cost, clpds, cost_of_making, peak, seconds, take_turns, times, told
 from benchmarks.table import Row
 from benchmarks.text import train_tokenizer, write_corpus
 from clpds import provenance
@@ -28,18 +28,16 @@ def measure(bench: Bench) -> list[Row]:
     start, end, _ = ends_of(load_tokenizer(tokenizer))
     workers = len(os.sched_getaffinity(0))
     out, cache, job = bench.folder / "out", bench.folder / "map", bench.folder / "job.json"
-    told = {"text": str(text), "tokenizer": str(tokenizer), "start": start, "end": end, "length": LENGTH}
-    job.write_text(json.dumps(told | {"workers": workers, "out": str(cache)}))
+    work = {"text": str(text), "tokenizer": str(tokenizer), "start": start, "end": end, "length": LENGTH}
+    job.write_text(json.dumps(work | {"workers": workers, "out": str(cache)}))
     results: dict[str, dict[str, Any]] = {}
 
     def ours() -> Cost:
-        shutil.rmtree(out, ignore_errors=True)
         words = ["--input", text, "--tokenizer", tokenizer, "--sequence-length", str(LENGTH), "--out", out]
-        return cost_of(clpds("data", *words, "--validation-fraction", "0", "--workers", str(workers)))
+        return cost_of_making(out, clpds("data", *words, "--validation-fraction", "0", "--workers", str(workers)))
 
     def peer(name: str) -> Cost:
-        shutil.rmtree(cache, ignore_errors=True)
-        cost = cost_of([sys.executable, "-m", "benchmarks.data_peers", name, job])
+        cost = cost_of_making(cache, [sys.executable, "-m", "benchmarks.data_peers", name, job])
         results[name] = json.loads(job.with_suffix(".result").read_text())
         return cost
 
@@ -72,7 +70,7 @@ def measure(bench: Bench) -> list[Row]:
 
 
 def _said(costs: list[Cost], megabytes: float) -> str:
-    return f"{seconds(costs):.1f} s, {megabytes / seconds(costs):.1f} MB/s, {peak(costs) / 2**30:.2f} GiB"
+    return f"{told(costs)}, {megabytes / seconds(costs):.1f} MB/s"
 
 
 def _check(out: Path, results: dict[str, dict[str, Any]], added: int) -> None:

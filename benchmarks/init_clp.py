@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GPT2Config
 
 from benchmarks.bench import Bench
 from benchmarks.checkpoints import random_checkpoint
-from benchmarks.costs import Cost, clpds, cost_of, peak, seconds, take_turns, times
+from benchmarks.costs import Cost, clpds, cost_of_making, take_turns, times, told
 from benchmarks.table import Row
-from benchmarks.vocabularies import vocabulary
+from benchmarks.vocabularies import two_layers, vocabulary
 from clpds.checkpoint import open_checkpoint
 from clpds.transfer.clp import Variant, clp
 from clpds.vocabulary.overlap import Overlap, overlap
@@ -49,12 +48,11 @@ def measure(bench: Bench) -> list[Row]:
     steps: dict[str, list[float]] = {"published": [], "dense": []}
 
     def run(name: str) -> Cost:
-        shutil.rmtree(outs[name], ignore_errors=True)
-        cost = cost_of(commands[name])
+        cost = cost_of_making(outs[name], commands[name])
         if name in steps:
-            told = _step(outs[name])
-            more = (EVERY - 1) * told["loop"] if name == "published" else 0.0
-            steps[name].append(told["before"] + told["loop"] + more)
+            step = _step(outs[name])
+            more = (EVERY - 1) * step["loop"] if name == "published" else 0.0
+            steps[name].append(step["before"] + step["loop"] + more)
             cost = replace(cost, seconds=cost.seconds + more, cpu_seconds=cost.cpu_seconds + more)
         return cost
 
@@ -63,12 +61,11 @@ def measure(bench: Bench) -> list[Row]:
     matrices = {name: open_checkpoint(outs[name]).tensors[MATRIX].load() for name in costs}
     shared = overlap(load_tokenizer(source), load_tokenizer(helper))
     difference = _compare(matrices, shared, _step(outs["published"])["made"])
-    ours = seconds(costs["clpds"])
     rows = [
         Row(
             f"init clp, {size:,} x {width:,}, beside {name}",
-            f"{ours:.1f} s, {_gib(costs['clpds'])}",
-            f"{seconds(costs[name]):,.1f} s, {_gib(costs[name])}",
+            told(costs["clpds"]),
+            told(costs[name]),
             times(costs[name], costs["clpds"]),
             "x",
             ">=",
@@ -88,7 +85,7 @@ def _model(bench: Bench, name: str, size: int, width: int) -> Path:
     words = vocabulary(name, size, size * 2 // 5)
     folder = bench.folder / f"{name}-{size}x{width}"
     tokenizer = words.save(bench.folder / f"tokenizer-{name}-{size}")
-    config = GPT2Config(vocab_size=size, n_embd=width, n_layer=2, n_head=width // 64, bos_token_id=0, eos_token_id=0)
+    config = two_layers(size, width)
     return random_checkpoint(folder, config, tokenizer=tokenizer, given={MATRIX: words.embedding(name, width)})
 
 
@@ -101,15 +98,15 @@ def _rows_alone(bench: Bench, source: Path, helper: Path, shared: Overlap, steps
     work = 2 * (len(shared.target) + len(shared.missing)) * S.shape[1] * H.shape[1]
     speed = _matrix_speed()
     detail = {"ours": taken, **steps, "operations": work, "operations_per_second": speed}
-    told = f"{ours:.3f} s"
+    shown = f"{ours:.3f} s"
     compared = [
-        Row(f"its rows alone, beside {name}", told, f"{median:,.2f} s", median / ours, "x", sense, bound, detail)
+        Row(f"its rows alone, beside {name}", shown, f"{median:,.2f} s", median / ours, "x", sense, bound, detail)
         for name, sense, bound in (("published", ">=", 1000.0), ("dense", None, 0.0))
         for median in [statistics.median(steps[name])]
     ]
     limit = work / speed
     share = f"products at the peak of {speed / 1e9:,.0f} GFLOP/s: {limit:.3f} s"
-    return [*compared, Row("its rows alone, of the limit", told, share, 100 * limit / ours, "%", detail=detail)]
+    return [*compared, Row("its rows alone, of the limit", shown, share, 100 * limit / ours, "%", detail=detail)]
 
 
 def _compare(matrices: dict[str, Tensor], shared: Overlap, sampled: list[int]) -> float:
@@ -134,8 +131,8 @@ def _compare(matrices: dict[str, Tensor], shared: Overlap, sampled: list[int]) -
 
 def _step(out: Path) -> dict[str, Any]:
     """What published_clp says of its rows."""
-    told: dict[str, Any] = json.loads((out / "step.json").read_text())
-    return told
+    step: dict[str, Any] = json.loads((out / "step.json").read_text())
+    return step
 
 
 def _matrix_speed() -> float:
@@ -149,10 +146,6 @@ def _timed(work: Callable[[], object]) -> float:
     begin = time.monotonic()
     work()
     return time.monotonic() - begin
-
-
-def _gib(costs: list[Cost]) -> str:
-    return f"{peak(costs) / 2**30:.2f} GiB"
 
 
 def _told(costs: list[Cost]) -> list[dict[str, float]]:

@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 
 from benchmarks.bench import Bench
 from benchmarks.checkpoints import random_checkpoint
-from benchmarks.costs import Cost, clpds, cost_of, peak, seconds, take_turns, times
+from benchmarks.costs import clpds, cost_of_making, peak, take_turns, times, told
 from benchmarks.table import Row
 from clpds.checkpoint import open_checkpoint
 
@@ -34,19 +34,15 @@ def measure(bench: Bench) -> list[Row]:
             sys.executable, "-m", "benchmarks.padded", "--source", source, "--out", outs["padded"], f"--width={wider}",
         ],
     }  # fmt: skip
-
-    def run(name: str) -> Cost:
-        shutil.rmtree(outs[name], ignore_errors=True)
-        return cost_of(commands[name])
-
-    costs = take_turns({name: lambda name=name: run(name) for name in commands}, bench.rounds)
+    costs = take_turns(
+        {name: lambda name=name: cost_of_making(outs[name], commands[name]) for name in commands}, bench.rounds
+    )
     _compare(source, outs["clpds"], outs["padded"])
     size = open_checkpoint(outs["clpds"]).nbytes / 1e9
     for out in outs.values():
         shutil.rmtree(out)
     detail = {name: [vars(cost) for cost in taken] for name, taken in costs.items()}
-    told = {name: f"{seconds(taken):.1f} s, {peak(taken) / 2**30:.2f} GiB" for name, taken in costs.items()}
-    ours, theirs = told["clpds"], told["padded"]
+    ours, theirs = told(costs["clpds"]), told(costs["padded"])
     memory = peak(costs["clpds"]) / 2**30
     what = f"init grow, {width:,} to {wider:,}, {size:.1f} GB"
     return [

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BloomConfig, GPT2Config, LlamaConfig, PretrainedConfig
+from transformers import BloomConfig, LlamaConfig, PretrainedConfig
 
 from benchmarks.bench import Bench
 from benchmarks.checkpoints import random_checkpoint
-from benchmarks.costs import Cost, clpds, cost_of, peak, seconds, take_turns, times
+from benchmarks.costs import Cost, clpds, cost_of, cost_of_making, peak, seconds, take_turns, times, told
 from benchmarks.table import Row
-from benchmarks.vocabularies import vocabulary
+from benchmarks.vocabularies import two_layers, vocabulary
 from clpds.checkpoint import anatomy, open_checkpoint
 from clpds.vocabulary.overlap import overlap
 from clpds.vocabulary.tokenizer import load_tokenizer
@@ -97,7 +97,7 @@ def _by_depth(sizes: Sizes, points: Mapping[int, Cost]) -> list[Row]:
     read, taken = np.array(list(points)), np.array([cost.seconds for cost in points.values()])
     slope, start = np.polyfit(read, taken, 1)
     peaks = [cost.peak_bytes for cost in points.values()]
-    told = ", ".join(f"{size / 1e9:.1f} GB {cost.seconds:.1f} s" for size, cost in points.items())
+    listed = ", ".join(f"{size / 1e9:.1f} GB {cost.seconds:.1f} s" for size, cost in points.items())
     large = anatomy(LlamaConfig(hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_key_value_heads=8))
     bytes_of_70b = 2 * sum(torch.Size(shape).numel() for shape in large.shapes.values())
     seconds_of_70b = float(start + slope * bytes_of_70b)
@@ -114,7 +114,7 @@ def _by_depth(sizes: Sizes, points: Mapping[int, Cost]) -> list[Row]:
             1.1,
             detail,
         ),
-        Row("init clp of 70B by the line through these", f"{seconds_of_70b:,.0f} s", told, seconds_of_70b, "s"),
+        Row("init clp of 70B by the line through these", f"{seconds_of_70b:,.0f} s", listed, seconds_of_70b, "s"),
     ]
 
 
@@ -123,8 +123,9 @@ def _by_vocabulary(bench: Bench, sizes: Sizes) -> list[Row]:
     source, rows = _source(bench, sizes, _llama(sizes, sizes.layers[0])), []
     for target in sizes.vocabularies:
         cost = _init(bench, source, _helper(bench, target))
-        told = f"{cost.seconds:.1f} s, {cost.peak_bytes / 2**30:.2f} GiB"
-        rows.append(Row(f"init clp to {target:,} tokens", told, "", cost.peak_bytes / 2**30, "GiB", detail=vars(cost)))
+        rows.append(
+            Row(f"init clp to {target:,} tokens", told([cost]), "", cost.peak_bytes / 2**30, "GiB", detail=vars(cost))
+        )
     shutil.rmtree(source)
     return rows
 
@@ -153,7 +154,7 @@ def _source(bench: Bench, sizes: Sizes, config: PretrainedConfig) -> Path:
 def _helper(bench: Bench, tokens: int) -> Path:
     width = 64 if bench.quick else 768
     words = vocabulary("helper", tokens, tokens * 2 // 5)
-    config = GPT2Config(vocab_size=tokens, n_embd=width, n_layer=2, n_head=width // 64, bos_token_id=0, eos_token_id=0)
+    config = two_layers(tokens, width)
     tokenizer = words.save(bench.folder / f"tokenizer-helper-{tokens}")
     given = {"transformer.wte.weight": words.embedding("helper", width)}
     return random_checkpoint(bench.folder / f"helper-{tokens}", config, tokenizer=tokenizer, given=given)
@@ -162,8 +163,7 @@ def _helper(bench: Bench, tokens: int) -> Path:
 def _init(bench: Bench, source: Path, helper: Path, *options: str) -> Cost:
     """Run, compare with the source, remove."""
     out = bench.folder / "out"
-    shutil.rmtree(out, ignore_errors=True)
-    cost = cost_of(clpds("init", "--source", source, "--helper", helper, "--out", out, *options))
+    cost = cost_of_making(out, clpds("init", "--source", source, "--helper", helper, "--out", out, *options))
     _compare(source, helper, out)
     if "--link" in options and not any(file.stat().st_nlink > 1 for file in out.glob("*.safetensors")):
         raise RuntimeError(f"{out} shares no file with {source}")

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import torch
 from gensim.models.fasttext import FastText, save_facebook_model
-from transformers import GPT2Config
 
 from benchmarks.bench import Bench
 from benchmarks.checkpoints import random_checkpoint
-from benchmarks.costs import Cost, clpds, cost_of, peak, seconds, take_turns, times
+from benchmarks.costs import clpds, cost_of_making, take_turns, times, told
 from benchmarks.table import Row
-from benchmarks.vocabularies import Vocabulary, vocabulary
+from benchmarks.vocabularies import Vocabulary, two_layers, vocabulary
 from clpds.checkpoint import open_checkpoint
 from clpds.transfer.vocabulary_swap import parts
 
@@ -30,7 +29,7 @@ def measure(bench: Bench) -> list[Row]:
     words = {name: vocabulary(name, size, size * 2 // 5) for name in ("source", "target")}
     tokenizers = {name: found.save(bench.folder / f"tokenizer-{name}-{size}") for name, found in words.items()}
     static = {name: _static(bench, name, found) for name, found in words.items()}
-    config = GPT2Config(vocab_size=size, n_embd=width, n_layer=2, n_head=width // 64, bos_token_id=0, eos_token_id=0)
+    config = two_layers(size, width)
     source = random_checkpoint(bench.folder / f"source-{size}x{width}", config, tokenizer=tokenizers["source"])
     dictionary = _dictionary(bench.folder / f"dictionary-{size}.txt", words["source"], words["target"])
     outs = {name: bench.folder / f"out-{name}" for name in ("clpds", "wechsel")}
@@ -41,19 +40,26 @@ def measure(bench: Bench) -> list[Row]:
         "clpds": clpds("init", "--method", "wechsel", "--source", source, *options),
         "wechsel": [python, PEER, *given, outs["wechsel"]],
     }
-
-    def run(name: str) -> Cost:
-        shutil.rmtree(outs[name], ignore_errors=True)
-        return cost_of(commands[name])
-
-    costs = take_turns({name: lambda name=name: run(name) for name in commands}, bench.rounds)
+    costs = take_turns(
+        {name: lambda name=name: cost_of_making(outs[name], commands[name]) for name in commands}, bench.rounds
+    )
     alike = _compare(outs["clpds"], outs["wechsel"], words["target"])
     for out in outs.values():
         shutil.rmtree(out)
-    told = {name: f"{seconds(taken):.1f} s, {peak(taken) / 2**30:.2f} GiB" for name, taken in costs.items()}
     detail = {name: [vars(cost) for cost in taken] for name, taken in costs.items()} | {"rows_alike": alike}
     ratio = times(costs["wechsel"], costs["clpds"])
-    return [Row(f"init wechsel, {size:,} x {width:,}", told["clpds"], told["wechsel"], ratio, "x", ">=", 5.0, detail)]
+    return [
+        Row(
+            f"init wechsel, {size:,} x {width:,}",
+            told(costs["clpds"]),
+            told(costs["wechsel"]),
+            ratio,
+            "x",
+            ">=",
+            5.0,
+            detail,
+        )
+    ]
 
 
 def _static(bench: Bench, name: str, words: Vocabulary) -> Path:

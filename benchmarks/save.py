@@ -5,17 +5,17 @@ import shutil
 import statistics
 
 from benchmarks.bench import Bench
-from benchmarks.checkpoints import random_checkpoint
-from benchmarks.costs import cost_of
+from benchmarks.checkpoints import SMOLLM2_135M, random_checkpoint
+from benchmarks.costs import cost_of, ratio
 from benchmarks.ranks import blocks_of_text, on_ranks, write_recipe
 from benchmarks.table import Row
-from benchmarks.training_step import LENGTH, RANKS, SMOLLM2, TINY
+from benchmarks.training_step import LENGTH, RANKS, TINY
 from clpds.output import human_bytes
 
 
 def measure(bench: Bench) -> list[Row]:
     """SmolLM2-135M's shape on two ranks: 12 bytes a parameter."""
-    name, config = ("tiny", TINY) if bench.quick else ("135M", SMOLLM2)
+    name, config = ("tiny", TINY) if bench.quick else ("135M", SMOLLM2_135M)
     run, out = bench.folder / "run", bench.folder / "seconds.json"
     recipe = write_recipe(
         bench.folder / f"{name}.yaml",
@@ -35,16 +35,18 @@ def measure(bench: Bench) -> list[Row]:
     seen = json.loads(out.read_text())
     seconds = seen["seconds"]
     middle = {way: statistics.median(seconds[way]) for way in seconds}
-
-    def ratio(way: str) -> float:
-        return statistics.median(theirs / ours for ours, theirs in zip(seconds["ours"], seconds[way], strict=True))
-
     what = f"save of {name}, {human_bytes(seen['bytes'])} on {RANKS} ranks"
     mine = f"{middle['ours']:.2f} s"
     plain, synced = f"save_checkpoint: {middle['theirs']:.2f} s", f"and its files synced: {middle['synced']:.2f} s"
     return [
-        Row(what, mine, plain, ratio("theirs"), "x", ">=", 1, seen),
-        Row(f"{what}, beside one that survives a power cut", mine, synced, ratio("synced"), "x"),
+        Row(what, mine, plain, ratio(seconds["theirs"], seconds["ours"]), "x", ">=", 1, seen),
+        Row(
+            f"{what}, beside one that survives a power cut",
+            mine,
+            synced,
+            ratio(seconds["synced"], seconds["ours"]),
+            "x",
+        ),
         # By construction: there is no writer beside the loop.
         Row(f"{what}, share of it that the loop waits", "all of it", "", 100, "%", "<", 20),
     ]

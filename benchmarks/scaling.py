@@ -1,20 +1,17 @@
 """What grows with the ranks: bytes read, written and sent, and messages; counted, since two cores tell no seconds."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import LlamaConfig
 
 from benchmarks.bench import Bench
 from benchmarks.checkpoints import random_checkpoint
-from benchmarks.costs import QUIET, clpds
+from benchmarks.costs import clpds, cost_of
+from benchmarks.ranks import on_ranks, write_recipe
 from benchmarks.table import Row
 from benchmarks.text import train_tokenizer, write_corpus
 
@@ -22,7 +19,6 @@ GLOBAL_BATCH = 8
 CONFIG = LlamaConfig(
     vocab_size=1024, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4
 )  # 3.1M parameters
-PORT = 29_471
 
 
 def measure(bench: Bench) -> list[Row]:
@@ -67,7 +63,7 @@ def _inputs(bench: Bench) -> tuple[Path, Path]:
     data = bench.folder / "data"
     if not data.is_dir():
         words = ["--input", corpus, "--tokenizer", tokenizer, "--sequence-length", "64", "--out", data]
-        subprocess.run(clpds("data", *words), check=True, capture_output=True)
+        cost_of(clpds("data", *words))
     return random_checkpoint(bench.folder / "model", CONFIG, tokenizer=tokenizer), data
 
 
@@ -75,23 +71,19 @@ def _train(folder: Path, model: Path, data: Path, ranks: int) -> dict[str, float
     """Of the rank that has most of each: bytes read at load, bytes written at a save; a micro batch's messages."""
     run, counted = folder / f"run-{ranks}", folder / f"counted-{ranks}.json"
     shutil.rmtree(run, ignore_errors=True)
-    stage = {
-        "verb": "train", "model": str(model), "data": {"text": {"path": str(data)}}, "steps": 3, "micro_batch": 1,
-        "global_batch": GLOBAL_BATCH, "deepspeed": "cpu.json", "out": str(run), "saving": {"every": 3},
-        "validation": {"every": None},
-    }  # fmt: skip
-    recipe = folder / f"recipe-{ranks}.yaml"
-    recipe.write_text(yaml.safe_dump({"steps": {"train": stage}}))
-    common = os.environ | QUIET | {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
-    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(PORT + ranks)}
-    command = [sys.executable, "-m", "benchmarks.counted_rank", str(recipe), str(counted)]
-    processes = [
-        subprocess.Popen(command, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE)
-        for rank in range(ranks)
-    ]
-    ends = [process.communicate()[1] for process in processes]
-    if any(process.returncode for process in processes):
-        raise RuntimeError("\n".join(end.decode(errors="replace")[-2000:] for end in ends))
+    recipe = write_recipe(
+        folder / f"recipe-{ranks}.yaml",
+        model=model,
+        data={"text": {"path": data}},
+        out=run,
+        steps=3,
+        micro_batch=1,
+        global_batch=GLOBAL_BATCH,
+        deepspeed="cpu.json",
+        saving={"every": 3},
+        validation={"every": None},
+    )
+    cost_of(on_ranks(ranks, "benchmarks.counted_rank", recipe, counted))
     told = [json.loads(Path(f"{counted}.{rank}").read_text()) for rank in range(ranks)]
     micro_batches = GLOBAL_BATCH // ranks
     return {

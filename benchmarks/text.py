@@ -1,10 +1,9 @@
 """Text to prepare: the Bible versions that the demo reads too, over and over, never twice the same."""
 
 import json
-import subprocess
 from pathlib import Path
 
-from benchmarks.costs import clpds
+from benchmarks.costs import clpds, cost_of
 from clpds.data.samples import VERSIONS, chapters
 
 
@@ -37,8 +36,7 @@ def train_tokenizer(corpus: Path, size: int) -> Path:
     """A byte-level BPE of so many tokens, trained on a corpus; made once."""
     folder = corpus.with_name(f"tokenizer-{size}")
     if not folder.is_dir():
-        words = clpds("tokenizer", "--input", corpus, "--vocab-size", str(size), "--out", folder)
-        subprocess.run(words, check=True, capture_output=True)
+        cost_of(clpds("tokenizer", "--input", corpus, "--vocab-size", str(size), "--out", folder))
     return folder
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from transformers import LlamaConfig
 
 from benchmarks.bench import Bench
-from benchmarks.checkpoints import random_checkpoint
-from benchmarks.costs import Cost, cost_of, take_turns
+from benchmarks.checkpoints import SMOLLM2_135M, random_checkpoint
+from benchmarks.costs import Cost, cost_of, ratio, take_turns
 from benchmarks.ranks import blocks_of_text, on_ranks, write_recipe
 from benchmarks.table import Row
 
@@ -22,16 +22,12 @@ LEAST = {"trainer": 1.0, "bare": 0.97}
 TINY = LlamaConfig(
     vocab_size=4096, hidden_size=64, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4
 )  # 0.8 million parameters: nothing but overhead
-SMOLLM2 = LlamaConfig(
-    vocab_size=49_152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-    num_key_value_heads=3, tie_word_embeddings=True,
-)  # fmt: skip
 
 
 def measure(bench: Bench) -> list[Row]:
     """A tiny model, where only overhead counts, and the shape of SmolLM2-135M."""
     rows = _rows(bench, "tiny", TINY, steps=12 if bench.quick else 60, micro_batch=4)
-    return rows if bench.quick else rows + _rows(bench, "135M", SMOLLM2, steps=10, micro_batch=1)
+    return rows if bench.quick else rows + _rows(bench, "135M", SMOLLM2_135M, steps=10, micro_batch=1)
 
 
 def _rows(bench: Bench, name: str, config: LlamaConfig, *, steps: int, micro_batch: int) -> list[Row]:
@@ -67,7 +63,7 @@ def _rows(bench: Bench, name: str, config: LlamaConfig, *, steps: int, micro_bat
             f"training step, {name}",
             f"{1000 * mine:.1f} ms",
             f"{WAYS[way]}: {1000 * statistics.median(spent[way]):.1f} ms",
-            statistics.median(theirs / ours for ours, theirs in zip(spent["ours"], spent[way], strict=True)),
+            ratio(spent[way], spent["ours"]),
             "x",
             ">=",
             least,

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import GPT2Config, PreTrainedTokenizerFast
 
 from clpds.vocabulary.tokenizer import declare_class
 
@@ -45,6 +45,11 @@ class Vocabulary:
         fast.save_pretrained(folder)
         declare_class(folder / "tokenizer_config.json")
         return folder
+
+
+def two_layers(size: int, width: int) -> GPT2Config:
+    """GPT-2's shape under such a vocabulary, as shallow as it goes: what is measured is the vocabulary's."""
+    return GPT2Config(vocab_size=size, n_embd=width, n_layer=2, n_head=width // 64, bos_token_id=0, eos_token_id=0)
 
 
 def vocabulary(name: str, size: int, shared: int) -> Vocabulary:

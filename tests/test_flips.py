@@ -21,7 +21,7 @@ from clpds.vocabulary.train import train_tokenizer
 from tests.ranks import run_ranks
 from tests.training.stages import run_stage, stage, write_inputs
 
-COUNT = int(os.environ.get("CLPDS_FLIPS", "12"))
+COUNT = int(os.environ.get("CLPDS_FLIPS", "25"))
 FLIPS = settings(max_examples=COUNT, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 RECORDS = (manifest.FILE, provenance.FILE)  # they hold the hashes of the others
 # What a run says of itself as it goes, and the files of TensorBoard: nobody hashes them, and nothing resumes from them.

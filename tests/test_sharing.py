@@ -153,15 +153,16 @@ def models(tmp_path: Path) -> dict[str, Any]:
 
 @needs_mpirun
 @pytest.mark.parametrize(
-    "more",
+    ("more", "even"),
     [
-        {},
-        {"dtype": None, "max_shard_size": "30KB"},  # most of the source's files stay as they are
-        {"width": 64, "depth": 9},
-        {"method": "minimodel", "take": 6, "new_layers": 1, "helper": None},
+        ({}, 0.7),
+        # Most of the source's files stay as they are: there are six, of which one rank may have a third more.
+        ({"dtype": None, "max_shard_size": "30KB"}, 0.6),
+        ({"width": 64, "depth": 9}, 0.7),
+        ({"method": "minimodel", "take": 6, "new_layers": 1, "helper": None}, 0.7),
     ],
 )
-def test_ranks_share_the_shards(more: dict[str, Any], models: dict[str, Any], tmp_path: Path) -> None:
+def test_ranks_share_the_shards(more: dict[str, Any], even: float, models: dict[str, Any], tmp_path: Path) -> None:
     models |= more
     ranks, alone = tmp_path / "ranks", tmp_path / "alone"
     mpirun(tmp_path, "init", {**models, "out": ranks})
@@ -170,7 +171,7 @@ def test_ranks_share_the_shards(more: dict[str, Any], models: dict[str, Any], tm
     assert sorted(chain(*shares)) == sorted(file.name for file in alone.glob("*.safetensors"))
     assert len(shares) == 2
     bytes_written = [sum((ranks / shard).stat().st_size for shard in share) for share in shares]
-    assert min(bytes_written) > 0.6 * max(bytes_written)  # a file is a sixth of all
+    assert min(bytes_written) > even * max(bytes_written)
     assert tree(ranks) == tree(alone)
 
 

@@ -19,9 +19,9 @@ from clpds import provenance
 from clpds.checkpoint.anatomy import Anatomy, anatomy
 from clpds.checkpoint.lazy import Checkpoint, LazyTensor
 from clpds.checkpoint.names import file_names
-from clpds.checkpoint.safetensors import copy_safetensors, read_safetensors, write_safetensors
+from clpds.checkpoint.safetensors import copy_safetensors, write_safetensors
 from clpds.errors import UserError
-from clpds.headers import some
+from clpds.headers import read_header, some
 from clpds.progress import progress
 from clpds.recipe import Step
 from clpds.sharing import ALONE, World, new_shared_folder, see, share_out
@@ -143,7 +143,7 @@ def _unchanged(tensors: Mapping[str, LazyTensor], limit: int) -> dict[Path, list
     return {
         file: names
         for file, names in homes.items()
-        if read_safetensors(file).keys() == set(names) and sum(tensors[name].nbytes for name in names) <= limit
+        if read_header(file).keys() == set(names) and sum(tensors[name].nbytes for name in names) <= limit
     }
 
 

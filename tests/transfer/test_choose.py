@@ -69,10 +69,11 @@ def test_the_ranking_is_what_evaluating_every_variant_by_itself_gives() -> None:
         part = Overlap(seen, found.source[seen], hidden, 120, {})
         new = clp(part, Variant(**{**vars(variant), "center": False}), {"input": space})(S, "input")[:120]
         truth = S[found.source]
-        scale = 2 / (truth[hidden] @ truth.T).std()
+        states = truth - truth[seen].mean(dim=0)
+        scale = 2 / (states[hidden] @ truth.T).std()
         losses = []
         for token in hidden.tolist():  # find the token's row among all, from the state that calls for it
-            logits = scale * (new @ truth[token])
+            logits = scale * (new @ states[token])
             losses.append(float(logits.logsumexp(dim=0) - logits[token]))
         brute[variant] = sum(losses) / len(losses)
     assert {score.variant: pytest.approx(score.loss, rel=1e-4) for score in scores if score.variant} == brute
