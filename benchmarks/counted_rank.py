@@ -58,7 +58,7 @@ def main() -> None:
 
     safetensors._read = read_counted
     loop.Loop.step = during("step", loop.Loop.step)  # type: ignore[method-assign]
-    saving.save = during("save", saving.save)
+    saving.Saver.save = during("save", saving.Saver.save)  # type: ignore[method-assign]
     _, stage = load_stage(Path(sys.argv[1]), (), None)
     with stop_flag() as flag, process_group() as device:
         loop.train(stage, device, flag)

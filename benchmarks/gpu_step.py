@@ -136,7 +136,7 @@ def measure(setting: Setting, device: torch.device) -> dict[str, Any]:
     while position.step < stage.steps:
         _wait(device)
         begin = time.perf_counter()
-        losses.append(loop.step(position, stop=False).loss)
+        losses.append(loop.step(position, stop=False, written=False).loss)
         _wait(device)
         seconds.append(time.perf_counter() - begin)
     tokens = stage.global_batch * setting.length

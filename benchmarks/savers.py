@@ -1,6 +1,7 @@
 """Save a checkpoint in turns, on a rank of a group: ``python -m benchmarks.savers RECIPE ROUNDS OUT.json``.
 
-One engine, so that all save the same: ours, DeepSpeed's ``save_checkpoint``, and DeepSpeed's brought to the disk.
+One engine, so that all save the same: ours, ours beside the loop, DeepSpeed's ``save_checkpoint``, and the same brought
+to the disk.
 """
 
 import json
@@ -9,24 +10,27 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from clpds.output import sync
-from clpds.recipe import load_stage
+from clpds.recipe import Saving, load_stage
 from clpds.run_folder import TRAINER
-from clpds.training import saving
 from clpds.training.engine import build_engine, build_model, deepspeed_config
 from clpds.training.group import process_group
 from clpds.training.loop import rank_indices
-from clpds.training.saving import Position
+from clpds.training.saving import Position, Saver
 from clpds.training.setup import open_inputs, open_model, prepare_run
 
 
 def main(recipe: Path, rounds: int, out: Path) -> None:
-    """Rank 0 writes the seconds of every round, from the moment that all ranks are ready until all are done."""
+    """Rank 0 writes the seconds of every round, from the moment that all ranks are ready until all are done.
+
+    Of the one beside the loop those are counted for which the loop waits.
+    """
     stage = load_stage(recipe, (), None)[1]
     folder = stage.out.with_name("theirs")
     with process_group() as device:
@@ -38,8 +42,22 @@ def main(recipe: Path, rounds: int, out: Path) -> None:
         engine.backward(engine(input_ids=batch.input_ids, labels=batch.labels, use_cache=False).loss)
         engine.step()
 
+        waiting = Saver(engine, stage, {})
+        beside = Saver(engine, replace(stage, out=stage.out / "beside", saving=Saving(asynchronous=True)), {})
+
         def ours(number: int) -> None:
-            saving.save(engine, stage, {}, Position(step=number))
+            waiting.save(Position(step=number))
+
+        def asynchronous(number: int) -> float:
+            begin = time.perf_counter()
+            beside.save(Position(step=number))
+            begun = time.perf_counter()
+            while not beside.written():
+                time.sleep(0.01)
+            dist.barrier()
+            written = time.perf_counter()
+            beside.finish()
+            return time.perf_counter() - written + begun - begin
 
         def theirs(number: int) -> None:
             engine.save_checkpoint(str(folder), tag=f"plain-{number}")
@@ -50,21 +68,27 @@ def main(recipe: Path, rounds: int, out: Path) -> None:
                 sync(file)
             dist.barrier()
 
-        ways: dict[str, Callable[[int], None]] = {"ours": ours, "theirs": theirs, "synced": synced}
+        ways: dict[str, Callable[[int], float | None]] = {
+            "ours": ours,
+            "asynchronous": asynchronous,
+            "theirs": theirs,
+            "synced": synced,
+        }
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         for number in range(1, rounds + 2):  # the first is not counted: directories, allocations
             for way in list(ways) if number % 2 else list(ways)[::-1]:
                 _wait_for_disk()
                 begin = time.perf_counter()
-                ways[way](number)
+                waited = ways[way](number)
                 dist.barrier()
                 if number > 1:
-                    seconds[way].append(time.perf_counter() - begin)
+                    seconds[way].append(time.perf_counter() - begin if waited is None else waited)
             if number <= rounds and dist.get_rank() == 0:
                 shutil.rmtree(folder)
             dist.barrier()
         if dist.get_rank() == 0:
-            _require_same(stage.out / "checkpoints" / f"step-{rounds + 1:08d}", folder / f"plain-{rounds + 1}")
+            for run in (stage.out, stage.out / "beside"):
+                _require_same(run / "checkpoints" / f"step-{rounds + 1:08d}", folder / f"plain-{rounds + 1}")
             size = sum(file.stat().st_size for file in (folder / f"plain-{rounds + 1}").iterdir())
             out.write_text(json.dumps({"seconds": seconds, "bytes": size}))
         dist.barrier()

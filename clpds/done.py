@@ -1,7 +1,7 @@
 """Whether a step of a recipe has been done, and what it reads and writes; no heavy import."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,10 @@ def is_done(step: Step, name: str) -> bool:
     if before is None:
         return False  # the step itself says that the folder exists
     now = provenance.parameters(step)
+    later = {field.name: field.default for field in fields(step) if field.name not in before["parameters"]}
     for key in now:
+        if key in later and getattr(step, key) == later[key]:
+            continue  # made by a version that had no such option
         if (was := before["parameters"].get(key)) != now[key]:
             raise UserError(f"{out} was made with {key} {was}, now {now[key]}; remove it or set {name}.overwrite=true")
     for entry in before["inputs"].values():

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,19 @@ def test_a_changed_step_is_not_passed_off_as_done(walked: Path) -> None:
     done = clpds("run", str(folder / "recipe.yaml"), "tokenizer.vocab_size=400")
     assert done.returncode == 2
     assert "was made with vocab_size 500, now 400" in done.stderr
+
+
+def test_an_option_that_came_later_makes_nothing_stale(walked: Path) -> None:
+    step = load_recipe(walked / "recipe.yaml").steps["clp"]
+    file = walked / "clp" / "provenance.json"
+    before = file.read_text()
+    record = json.loads(before)
+    del record["parameters"]["link"]
+    file.write_text(json.dumps(record))
+    assert is_done(step, "clp")
+    with pytest.raises(UserError, match="was made with link None, now True"):
+        is_done(replace(step, link=True), "clp")
+    file.write_text(before)
 
 
 def test_a_step_made_from_an_input_that_changed_is_not_passed_off_as_done(walked: Path) -> None:

@@ -67,11 +67,15 @@ class Work:
         return self.size.flops(self.stage.trainable, self.length).of(self.tokens, self.predictions)
 
     @property
-    def checkpoints(self) -> int:
-        """Bytes of disk: those kept, and the one being written. Of frozen parameters it holds the weights alone."""
+    def checkpoint(self) -> int:
+        """Bytes of one, of all ranks. Of frozen parameters it holds the weights alone."""
         trained = sum(self.size.elements(self.size.trained(self.stage.trainable)))
-        states = BYTES_PER_PARAMETER * trained + BYTES_FROZEN * (self.size.parameters - trained)
-        return states * (self.stage.saving.keep_last + 1)
+        return BYTES_PER_PARAMETER * trained + BYTES_FROZEN * (self.size.parameters - trained)
+
+    @property
+    def checkpoints(self) -> int:
+        """Bytes of disk: those kept, and the one being written."""
+        return self.checkpoint * (self.stage.saving.keep_last + 1)
 
     @property
     def converted(self) -> int:

@@ -89,7 +89,7 @@ def _show(console: Console, name: str, work: Work, device: Device, mfu: float, s
     found = options(work, configs, device, mfu=mfu, tokens_per_second=speed)
     _header(console, name, work)
     console.print(_table(work, configs, found, device))
-    for line in [*_notes(configs, device, mfu, speed), *_host_notes(configs, found, device)]:
+    for line in [*_notes(configs, device, mfu, speed), *_host_notes(work, configs, found, device)]:
         console.print(line)
     chosen = cheapest(found)
     if chosen is None:
@@ -213,9 +213,11 @@ def _notes(configs: Sequence[Zero], device: Device, mfu: float, speed: float | N
     return notes
 
 
-def _host_notes(configs: Sequence[Zero], found: Sequence[Option], device: Device) -> list[str]:
-    """What offload asks of a node: it is not checked, since the node is not known."""
+def _host_notes(work: Work, configs: Sequence[Zero], found: Sequence[Option], device: Device) -> list[str]:
+    """What a save beside the training and offload ask of nodes: it is not checked, since the node is not known."""
     notes = []
+    if work.stage.saving.asynchronous:
+        notes.append(f"saving.asynchronous copies {_gb(work.checkpoint)} GB to host memory, over all ranks.")
     for zero in configs:
         first = next((one for one in found if one.zero == zero and one.fits and one.memory.host), None)
         if first:

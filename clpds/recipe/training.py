@@ -66,6 +66,8 @@ class Saving(Checked):
     """Steps between two; only at the end unless told."""
     keep_last: Count = 2
     """How many to keep."""
+    asynchronous: bool = False
+    """Write beside the training: a rank copies its part to memory and goes on, while a thread writes that."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +18,13 @@ from clpds.errors import UserError
 from clpds.objectives import Objective, objective_of
 from clpds.recipe import Train
 from clpds.run_folder import asked_to_stop, read_trainer
-from clpds.training import saving
+from clpds.training import resuming
 from clpds.training.divergence import write_bad_batches
 from clpds.training.engine import build_engine, build_model, deepspeed_config, freeze
 from clpds.training.flops import step_flops
 from clpds.training.group import agree, first_rank, on_first_rank, total
 from clpds.training.metrics import Metrics, memory_peak
-from clpds.training.saving import Position
+from clpds.training.saving import Position, Saver
 from clpds.training.schedule import learning_rate
 from clpds.training.setup import Inputs, identity, open_inputs, open_model, prepare_run
 from clpds.training.stopping import StopFlag
@@ -57,15 +58,15 @@ def _train(
     checkpoint: Checkpoint,
 ) -> Position:
     same = identity(stage, inputs, checkpoint)
-    resume = on_first_rank(lambda: saving.find_checkpoint(stage.out, same))
+    resume = on_first_rank(lambda: resuming.find_checkpoint(stage.out, same))
     prepare_run(stage, checkpoint)
     done = read_trainer(resume) if resume else {"step": 0, "world_size": dist.get_world_size()}
     if done["step"] >= stage.steps:
         return Position(done["step"], done["tokens"])
     if resume:
-        saving.require_sound(resume)
+        resuming.require_sound(resume)
     if resume and done["world_size"] != dist.get_world_size():
-        resume = saving.universal(resume)
+        resume = resuming.universal(resume)
         config["checkpoint"] = {"load_universal": True}
 
     model = build_model(checkpoint, config, device)
@@ -73,7 +74,7 @@ def _train(
     flops = step_flops(model, inputs.mixture.sequence_length)
     engine = build_engine(model, stage, config, device)
     objective.check(engine)
-    position = saving.load(engine, resume) if resume else Position()
+    position = resuming.load(engine, resume) if resume else Position()
 
     loop = Loop(stage, objective, inputs, engine, device)
     metrics = agree(lambda: Metrics(stage.out, start=position.step, steps=stage.steps) if first_rank() else None)
@@ -92,12 +93,15 @@ def _train(
             metrics.log(position.step, tokens=position.tokens, validation=scores)
 
     peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    try:
+    with closing(metrics) if metrics else nullcontext(), Saver(engine, stage, same) as saver:
         if position.step == 0 and stage.validation.every is not None:
             score()
         saved = position.step
         while position.step < stage.steps:
-            step = loop.step(position, stop=flag.number != 0 or (metrics is not None and metrics.refused is not None))
+            stop = flag.number != 0 or (metrics is not None and metrics.refused is not None)
+            step = loop.step(position, stop=stop, written=saver.written())
+            if step.written:
+                saver.finish()
             if metrics and position.step % stage.log_every == 0:
                 cost = flops.of(tokens, tokens if objective.every_token else step.tokens)
                 achieved = cost / step.seconds / dist.get_world_size()
@@ -121,7 +125,7 @@ def _train(
                 on_first_rank(sync)
             sound = loop.bad_in_a_row == 0  # else the weights may be spoilt: older checkpoints are worth more
             if due and sound:
-                saving.save(engine, stage, same, position)
+                saver.save(position)
                 saved = position.step
             if step.stop and position.step < stage.steps:
                 return position
@@ -129,11 +133,8 @@ def _train(
             raise UserError(f"the loss or gradient of the last step of {stage.out} was not finite; lower optimizer.lr")
         if saved != position.step:
             on_first_rank(sync)
-            saving.save(engine, stage, same, position)
+            saver.save(position)
         return position
-    finally:
-        if metrics:
-            metrics.close()
 
 
 def _due(step: int, every: int | None, last: int) -> bool:
@@ -153,6 +154,8 @@ class StepResult:
     seconds: float
     stop: bool
     """Whether any rank was asked to stop."""
+    written: bool
+    """Whether all ranks have written the checkpoint that was begun."""
 
 
 class Loop:
@@ -165,8 +168,8 @@ class Loop:
         self.engine, self.device = engine, device
         self.bad_in_a_row = 0
 
-    def step(self, position: Position, *, stop: bool) -> StepResult:
-        """Do the global batch number ``position.step`` and advance ``position``; ``stop`` is this rank's wish."""
+    def step(self, position: Position, *, stop: bool, written: bool) -> StepResult:
+        """Do the global batch number ``position.step`` and advance ``position``; the rest is this rank's to say."""
         start = time.perf_counter()
         stage, engine = self.stage, self.engine
         batches = [self._batch(indices) for indices in rank_indices(stage, position.step)]
@@ -187,12 +190,13 @@ class Loop:
             engine.backward(loss * (scale + 0 * loss.detach()))
             engine.step()
         asked = stop or (first_rank() and asked_to_stop(stage.out))
-        (nll_all, wishes) = total([nll.item(), float(asked)], self.device)
+        nll_all, wishes, writers = total([nll.item(), float(asked), float(written)], self.device)
         position.step += 1
         position.tokens += int(tokens)
         mean, norm = _finite(nll_all / tokens), _finite(float(engine.get_global_grad_norm()))
         self._count_bad(mean is None or norm is None or engine.skipped_steps > skipped, position.step)
-        return StepResult(mean, lr, norm, int(tokens), time.perf_counter() - start, wishes > 0)
+        seconds = time.perf_counter() - start
+        return StepResult(mean, lr, norm, int(tokens), seconds, wishes > 0, writers == dist.get_world_size())
 
     def _batch(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         batch = self.inputs.mixture.batch(indices, isolate=self.stage.isolate_documents)

@@ -2,11 +2,11 @@
 
     python -m tests.torture [--kills 50] [--seed 0] [--fork]
 
-Every start is ``clpds run RECIPE --ranks 2``. A kill is SIGKILL to one rank, to all ranks or to the launcher, at a
-step of a save (before a file is opened, made, renamed or removed) or at a random instant. Between the kills a second
-start is tried while the first lives, the run moves to another path, and its files get times in the future, as if the
-clock had been set back. With 50 kills the same follows with another number of ranks at each start. Raises
-AssertionError where a promise of docs/reliability.md is broken.
+Every start is ``clpds run RECIPE --ranks 2``; every other one saves asynchronously. A kill is SIGKILL to one rank, to
+all ranks or to the launcher, at a step of a save (before a file is opened, made, renamed or removed) or at a random
+instant. Between the kills a second start is tried while the first lives, the run moves to another path, and its files
+get times in the future, as if the clock had been set back. With 50 kills the same follows with another number of ranks
+at each start. Raises AssertionError where a promise of docs/reliability.md is broken.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def torture(training: Training, kills: list[Kill | None], seed: int) -> None:
     run = "killed"
     for number, kill in enumerate(kills):
         victim = kill.victim if kill else draw.choice(VICTIMS)
-        start = training.start(run, kill)
+        start = training.start(run, kill, asynchronous=number % 2 == 1)
         if kill is None:
             between.await_steps(training.folder / run, start, draw.randint(1, 4))
             if number == len(kills) // 3:
@@ -104,7 +104,7 @@ def change_ranks(training: Training, seed: int) -> None:
     draw = random.Random(seed)
     for ranks in RANKS:
         kill = Kill(0, 2, draw.randint(1, 16), draw.choice(VICTIMS))  # with one rank a save has fewer steps
-        assert training.start("changed", kill, ranks).end() != 0
+        assert training.start("changed", kill, ranks=ranks).end() != 0
         say(f"{ranks} ranks: step {compare.require_sound(training.folder / 'changed')} saved")
     training.start("changed").end(0)
     compare.require_close(training.folder / "changed", training.folder / "whole")

@@ -22,9 +22,12 @@ class Training:
     fork: bool
     """Whether starts fork this process."""
 
-    def start(self, run: str, order: Kill | dict[str, Any] | None = None, ranks: int = 2) -> Start:
+    def start(
+        self, run: str, order: Kill | dict[str, Any] | None = None, *, ranks: int = 2, asynchronous: bool = False
+    ) -> Start:
         """``clpds run`` with the run's folder of this name."""
         words = [f"train.out={self.folder / run}", "--ranks", str(ranks)]
+        words.append(f"train.saving.asynchronous={str(asynchronous).lower()}")
         return Start(self.folder, words, environment(order), fork=self.fork)
 
 

@@ -11,7 +11,7 @@ import pytest
 from clpds.errors import UserError
 from clpds.recipe import Corpus, Optimizer, Saving, Train
 from clpds.run_folder import read_trainer, whole_checkpoints
-from clpds.training.saving import find_checkpoint
+from clpds.training.resuming import find_checkpoint
 from tests.ranks import run_ranks
 from tests.training.stages import curve, read_metrics, refused, refused_each, run_stage, stage, write_inputs
 

@@ -4,6 +4,8 @@ import errno
 import os
 from pathlib import Path
 
+import pytest
+
 from clpds.manifest import check_manifest
 from clpds.recipe import Saving, Train
 from tests.conftest import Mount
@@ -27,9 +29,13 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_save_that_fails_costs_nothing_that_was_saved(tmp_path: Path, disk: tuple[Path, Mount]) -> None:
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_save_that_fails_costs_nothing_that_was_saved(
+    asynchronous: bool, tmp_path: Path, disk: tuple[Path, Mount]
+) -> None:
     path, mount = disk
-    task = stage(write_inputs(tmp_path, shape="gpt2"), path / "run", saving=Saving(every=2, keep_last=1))
+    saving = Saving(every=2, keep_last=1, asynchronous=asynchronous)
+    task = stage(write_inputs(tmp_path, shape="gpt2"), path / "run", saving=saving)
     saved = task.out / "checkpoints"
 
     mount("size=1100k")  # for a checkpoint and a half
