@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from clpds.recipe import Count, MaybeCount, MaybePath, MaybeText, NotNegative, V
 Speed = Annotated[float, Field(gt=0)]
 # Texts; not tuple[str, ...], for which tyro imports typeguard, 40 ms of 300.
 Overrides = Annotated[Positional[tuple], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")]  # type: ignore[type-arg]
+OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)+=")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +205,7 @@ def main() -> None:
         prog="clpds",
         description="Start a language model in a new language from one that exists. "
         "With --debug an error shows where it arose.",
-        args=words,
+        args=_with_overrides_together(words),
         config=(FlagCreatePairsOff,),
     )
     verb = next(verb for verb, (kind, _) in VERBS.items() if kind is type(options))
@@ -219,6 +221,16 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write(f"clpds {verb}: interrupted; the same command goes on or starts again\n")
         sys.exit(130)
+
+
+def _with_overrides_together(words: list[str]) -> list[str]:
+    """The same with all section.key=value behind the recipe; argparse refuses those that follow an option."""
+    overrides = [word for word in words if OVERRIDE.match(word)]
+    others = [word for word in words if not OVERRIDE.match(word)]
+    for place, word in enumerate(others):
+        if word.endswith((".yaml", ".yml")) and not others[place - 1].startswith("--"):
+            return [*others[: place + 1], *overrides, *others[place + 1 :]]
+    return words
 
 
 def room(verb: str) -> Callable[[Any], None]:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,6 +114,21 @@ def test_bad_input_is_one_line_and_exit_2(
     assert message in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["recipe.yaml", "a.b=1", "c.d.e=x", "--ranks", "3"],
+        ["recipe.yaml", "a.b=1", "--ranks", "3", "c.d.e=x"],
+        ["--ranks", "3", "recipe.yaml", "a.b=1", "--step", "s", "c.d.e=x"],
+    ],
+)
+def test_overrides_may_stand_anywhere_behind_the_recipe(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("clpds.walk.run_recipe", seen.append)
+    assert call(monkeypatch, "run", *words) == 0
+    assert (seen[0].recipe, seen[0].overrides, seen[0].ranks) == (Path("recipe.yaml"), ("a.b=1", "c.d.e=x"), 3)
 
 
 def test_an_interrupted_verb_says_so(

@@ -26,8 +26,8 @@ class Training:
         self, run: str, order: Kill | dict[str, Any] | None = None, *, ranks: int = 2, asynchronous: bool = False
     ) -> Start:
         """``clpds run`` with the run's folder of this name."""
-        words = [f"train.out={self.folder / run}", "--ranks", str(ranks)]
-        words.append(f"train.saving.asynchronous={str(asynchronous).lower()}")
+        overrides = [f"train.out={self.folder / run}", f"train.saving.asynchronous={str(asynchronous).lower()}"]
+        words = [*overrides, "--ranks", str(ranks)]
         return Start(self.folder, words, environment(order), fork=self.fork)
 
 
