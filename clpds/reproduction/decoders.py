@@ -68,10 +68,13 @@ def language_recipe(lab: Lab, size: Size, language: str, *, helper: bool) -> tup
     return recipe, folder
 
 
-def arms(lab: Lab, size: Size, source: Path, target: Path, starts: Mapping[str, str | Path]) -> dict[str, Arm]:
+def arms(
+    lab: Lab, size: Size, source: Path, target: Path, starts: Mapping[str, str | Path], *, part: int = 1
+) -> dict[str, Arm]:
     """An arm for each name: from a model or config, or from the options of a `clpds init`, which is done now.
 
-    Claims of one size share them: fresh weights and WECHSEL in German are trained once.
+    It trains for one ``part``-th of the steps, with a schedule of that length. Claims of one size share arms: fresh
+    weights and WECHSEL in German are trained once.
     """
     folder = lab.shared / f"arms-{lab.size}" / target.name
     inits = {name: start for name, start in starts.items() if isinstance(start, str)}
@@ -79,13 +82,13 @@ def arms(lab: Lab, size: Size, source: Path, target: Path, starts: Mapping[str, 
     lab.run("first checkpoints", [recipe])
 
     def arm(name: str, lr: float, seed: int) -> tuple[Path, Path]:
-        run = folder / f"{name}-{lr:g}-{seed}"
+        run = folder / (f"{name}-{lr:g}-{seed}" if part == 1 else f"{name}-{lr:g}-{seed}-of-{part}")
         path = lab.recipe(
             "decoder-arm",
             f"{target.name}-{run.name}",
             target=target,
             start=folder / name if name in inits else starts[name],
-            steps=size.steps,
+            steps=size.steps // part,
             every=size.every,
             lr=lr,
             seed=seed,

@@ -32,7 +32,7 @@ def growth(lab: Lab) -> Result:
     saved = savings(raced, "random")
     before = Spread(tuple(float(curve.quality[0]) for curve in raced["grown"].curves))
     own = Spread(tuple(float(curve.quality[0]) for curve in raced["on"].curves))
-    last = {name: [float(curve.quality[-1]) for curve in arm.curves] for name, arm in raced.items()}
+    last = {name: arm.lasts for name, arm in raced.items()}
     better = Spread(tuple(a - b for a, b in zip(last["random"], last["grown"], strict=True)))
     beyond = Spread(tuple(a - b for a, b in zip(last["on"], last["grown"], strict=True)))
     return Result(

@@ -28,6 +28,11 @@ class Raced:
         return [read_curve(run) for run in self.runs]
 
     @property
+    def lasts(self) -> tuple[float, ...]:
+        """Loss after the last step, one a seed."""
+        return tuple(float(curve.quality[-1]) for curve in self.curves)
+
+    @property
     def flops(self) -> float:
         """Of one run."""
         return float(self.curves[0].flops[-1])

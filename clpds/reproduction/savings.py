@@ -58,13 +58,13 @@ HEADER = ("", "first loss", "last loss", "steps saved", "rate")
 
 def table(saved: Mapping[str, Savings], labels: Mapping[str, str]) -> list[list[str]]:
     """A row an arm: loss before and after training, steps saved, learning rate."""
-    rows = []
-    for name, arm in saved.items():
-        curves = arm.raced.curves
-        first = Spread(tuple(float(curve.quality[0]) for curve in curves))
-        last = Spread(tuple(float(curve.quality[-1]) for curve in curves))
-        rows.append([labels[name], first.said(), last.said(".3f"), arm.said(), f"{arm.raced.lr:g}"])
-    return rows
+    return [row(labels[name], arm.raced, arm.said()) for name, arm in saved.items()]
+
+
+def row(label: str, raced: Raced, saved: str) -> list[str]:
+    """One arm's row, where what it saves is said already."""
+    first = Spread(tuple(float(curve.quality[0]) for curve in raced.curves))
+    return [label, first.said(), Spread(raced.lasts).said(".3f"), saved, f"{raced.lr:g}"]
 
 
 def figures(saved: Mapping[str, Savings], labels: Mapping[str, str], language: str) -> list[Figure]:
