@@ -60,10 +60,8 @@ def name_recipes(claim: str) -> None:
 def show(result: Result) -> None:
     """The table and the verdict on the screen."""
     table = Table(*result.header)
-    for column in table.columns:
-        column.no_wrap = True
-    for column in table.columns[1:]:
-        column.justify = "right"
+    for column in table.columns[1:]:  # the first, of names, gives way on a narrow screen
+        column.no_wrap, column.justify = True, "right"
     for row in result.rows:
         table.add_row(*row)
     console = Console(highlight=False, markup=False)

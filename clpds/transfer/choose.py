@@ -3,6 +3,10 @@
 A model uses its rows by comparing a hidden state with all of them. The true row of a hidden token, less the mean row,
 stands in for the state that calls for it; the loss is the cross entropy of finding the token, by its predicted row,
 among all rows. Rows that have become one vector cannot be found, and a row that explodes is found always.
+
+Shared tokens have nearer neighbours in the overlap than the missing ones, for which they are to speak: a weighting
+that lives on near neighbours would be judged by what it will not have. So hidden tokens count by how often the missing
+are as near as they.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +28,8 @@ SPREAD = 2.0  # standard deviation of the logits with the true rows
 NEIGHBOURS = (5, 10, 20, 50)
 TEMPERATURES = (0.05, 0.1, 0.2)
 RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0)
+NEAREST = 3  # seen tokens whose mean cosine says how near a token is to the overlap
+BUCKETS = 8  # of nearness, with as many hidden tokens each
 SPARSITIES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -85,15 +91,17 @@ def rank(
     measures: dict[Variant | None, list[tuple[float, float, float]]] = {}
     for role, matrix in source.items():
         s_o, truth = matrix[shared.source[seen]], matrix[shared.source[hidden]].float()
+        weights = _weights(helper_space(helper[role], shared, center=True), hidden, seen)
         search = _search(truth, s_o)
         mean = s_o.mean(dim=0, dtype=torch.float32).expand_as(truth)
-        base = search.losses(mean)
+        base = weights * search.losses(mean)
         measures.setdefault(None, []).append(_measure(mean, truth, base, base))
         for center in (False, True):
             rows = helper_space(helper[role], shared, center=center).overlap
             space = Space(rows[seen], rows[hidden])
             for variant, predicted in _predictions(space, s_o, [v for v in variants if v.center == center]):
-                measures.setdefault(variant, []).append(_measure(predicted, truth, search.losses(predicted), base))
+                losses = weights * search.losses(predicted)
+                measures.setdefault(variant, []).append(_measure(predicted, truth, losses, base))
     scores = [Score(variant, *torch.tensor(m).mean(dim=0).tolist()) for variant, m in measures.items()]
     return sorted(scores, key=lambda score: score.loss)
 
@@ -130,6 +138,22 @@ def _hide(shared: Overlap, seed: int) -> tuple[Tensor, Tensor]:
     order = torch.randperm(len(shared.target), generator=torch.Generator().manual_seed(seed))
     hidden, seen = order.tensor_split([min(HELD_OUT, max(1, len(order) // 5))])
     return hidden, seen
+
+
+def _weights(space: Space, hidden: Tensor, seen: Tensor) -> Tensor:
+    """Of the hidden tokens, (n,) with mean 1: how often missing ones are in the same bucket of nearness."""
+    missing = space.missing[:: max(1, len(space.missing) // HELD_OUT)]
+
+    def nearness(rows: Tensor) -> Tensor:
+        cosines = rows @ space.overlap[seen].T
+        return cosines.topk(min(NEAREST, len(seen)), dim=1).values.mean(dim=1)
+
+    near = nearness(space.overlap[hidden])
+    edges = torch.quantile(near, torch.linspace(0, 1, BUCKETS + 1))[1:-1]
+    own, theirs = torch.bucketize(near, edges), torch.bucketize(nearness(missing), edges)
+    count = torch.bincount(theirs, minlength=BUCKETS) + 1  # no bucket is worth nothing
+    weights = (count / torch.bincount(own, minlength=BUCKETS))[own]
+    return weights / weights.mean()
 
 
 def _predictions(space: Space, source: Tensor, variants: Sequence[Variant]) -> Iterator[tuple[Variant, Tensor]]:

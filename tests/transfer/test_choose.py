@@ -62,6 +62,23 @@ def test_the_ranking_is_what_evaluating_every_variant_by_itself_gives() -> None:
 
     order = torch.randperm(120, generator=torch.Generator().manual_seed(5))
     hidden, seen = order[:24], order[24:]
+    centred = helper_space(H, found, center=True)
+
+    def nearness(row: Tensor) -> float:
+        return sum(sorted((float(row @ centred.overlap[token]) for token in seen.tolist()), reverse=True)[:3]) / 3
+
+    near = {token: nearness(centred.overlap[token]) for token in hidden.tolist()}
+    missing = [nearness(row) for row in centred.missing]
+    ranked = sorted(near, key=lambda token: near[token])
+    buckets = [ranked[3 * number : 3 * number + 3] for number in range(8)]  # of eight with three tokens each
+    edges = torch.quantile(torch.tensor([*near.values()]), torch.arange(1, 8) / 8).tolist()
+    weight = {
+        token: 1 + sum(low < one <= high for one in missing)
+        for bucket, low, high in zip(buckets, [-2, *edges], [*edges, 2], strict=True)
+        for token in bucket
+    }
+    assert len(set(weight.values())) > 2
+    total = sum(weight.values())
     brute = {}
     for variant in variants:
         # A vocabulary in which the hidden tokens are missing; all tokens in use still centre the helper.
@@ -74,8 +91,8 @@ def test_the_ranking_is_what_evaluating_every_variant_by_itself_gives() -> None:
         losses = []
         for token in hidden.tolist():  # find the token's row among all, from the state that calls for it
             logits = scale * (new @ states[token])
-            losses.append(float(logits.logsumexp(dim=0) - logits[token]))
-        brute[variant] = sum(losses) / len(losses)
+            losses.append(weight[token] * float(logits.logsumexp(dim=0) - logits[token]))
+        brute[variant] = sum(losses) / total
     assert {score.variant: pytest.approx(score.loss, rel=1e-4) for score in scores if score.variant} == brute
     assert best(scores).variant == min(brute, key=lambda variant: brute[variant])
     assert [score.loss for score in scores] == sorted(score.loss for score in scores)
