@@ -86,7 +86,8 @@ class Init(Checked):
     out: Path
     """Folder to write; from_pretrained opens it."""
     weighting: Weighting = "published"
-    """How missing rows are weighted over the overlap (clp); auto picks by held-out overlap rows."""
+    """How missing rows are weighted over the overlap (clp); auto is ridge, its strength chosen
+    by held-out overlap rows."""
     neighbours: Count = 10
     """k, for wechsel and the weighting `nearest`."""
     temperature: MaybePositive = None

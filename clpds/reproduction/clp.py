@@ -16,7 +16,6 @@ LABELS = {
     "wechsel": "WECHSEL",
     "clp": "CLP, as published",
     "clp-auto": "CLP, weighting: auto",
-    "clp-ridge": "CLP, weighting: ridge, ridge: 0.001",
 }
 PART, NAME = 4, "quarter"
 """Arms train a second time, for one part of the steps: in the middle of a long schedule the rate is still high, which
@@ -50,16 +49,11 @@ def wechsel_options(source: Path, target: Path) -> str:
 def clp_options(target: Path) -> dict[str, str]:
     """Of `clpds init`, in a recipe's words, by arm."""
     published = f"method: clp, helper: {target}/helper"
-    return {
-        "clp": published,
-        "clp-auto": f"{published}, weighting: auto",
-        "clp-ridge": f"{published}, weighting: ridge, ridge: 0.001",
-    }
+    return {"clp": published, "clp-auto": f"{published}, weighting: auto"}
 
 
 def _result(lab: Lab, size: Size, saved: dict[str, Savings], short: dict[str, Raced], helper: float) -> Result:
-    best = min(("clp-auto", "clp-ridge"), key=lambda name: sum(short[name].lasts))
-    ahead = [mine < other for mine, other in zip(short[best].lasts, short["wechsel"].lasts, strict=True)]
+    ahead = [mine < other for mine, other in zip(short["clp-auto"].lasts, short["wechsel"].lasts, strict=True)]
     fresh = saved["random"].raced
     said = [f"{LABELS[name]} {arm.said()}" for name, arm in saved.items() if name != "random"]
     ends = [f"{LABELS[name]} {Spread(arm.lasts).said('.3f')}" for name, arm in short.items()]
@@ -76,7 +70,7 @@ def _result(lab: Lab, size: Size, saved: dict[str, Savings], short: dict[str, Ra
             f"{Spread(fresh.lasts).said('.3f')}. Training the helper cost {helper / fresh.flops:.0%} of what an arm "
             "costs; it is not counted."
         ),
-        shown=all(ahead) and saved[best].least > 0,
+        shown=all(ahead) and saved["clp-auto"].least > 0,
         header=HEADER,
         rows=table(saved, LABELS) + [_short_row(name, arm, fresh) for name, arm in short.items()],
         figures=figures(saved, LABELS, "German"),

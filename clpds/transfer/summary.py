@@ -79,11 +79,11 @@ def show_rows(conditions: Mapping[Role, Condition], choice: Choice | None) -> No
             f"clpds init: warning: {why}; no weighting predicts hidden tokens better than the mean row does, "
             "so train the helper longer or use --method subpieces\n"
         )
-    elif complaint and better.variant != choice.variant:
+    elif complaint and better.loss < loss[choice.variant]:
         sys.stderr.write(f"clpds init: warning: {complaint}; better: {advice}\n")
     elif complaint:
         sys.stderr.write(f"clpds init: warning: {complaint}; no other weighting does better with this helper\n")
-    elif better.variant != choice.variant:
+    elif better.loss < loss[choice.variant]:
         _line(f"recommended: {advice}")
 
 
