@@ -150,8 +150,8 @@ def _weights(space: Space, hidden: Tensor, seen: Tensor) -> Tensor:
     missing = space.missing[:: max(1, len(space.missing) // HELD_OUT)]
 
     def nearness(rows: Tensor) -> Tensor:
-        cosines = rows @ space.overlap[seen].T
-        return cosines.topk(min(NEAREST, len(seen)), dim=1).values.mean(dim=1)
+        cosines, _ = neighbours(Space(space.overlap[seen], rows), NEAREST)
+        return cosines.mean(dim=1)
 
     near = nearness(space.overlap[hidden])
     edges = torch.quantile(near, torch.linspace(0, 1, BUCKETS + 1))[1:-1]
