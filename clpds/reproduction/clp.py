@@ -53,7 +53,7 @@ def clp_options(target: Path) -> dict[str, str]:
 
 
 def _result(lab: Lab, size: Size, saved: dict[str, Savings], short: dict[str, Raced], helper: float) -> Result:
-    ahead = [mine < other for mine, other in zip(short["clp-auto"].lasts, short["wechsel"].lasts, strict=True)]
+    best = saved["clp-auto"]
     fresh = saved["random"].raced
     said = [f"{LABELS[name]} {arm.said()}" for name, arm in saved.items() if name != "random"]
     ends = [f"{LABELS[name]} {Spread(arm.lasts).said('.3f')}" for name, arm in short.items()]
@@ -70,7 +70,7 @@ def _result(lab: Lab, size: Size, saved: dict[str, Savings], short: dict[str, Ra
             f"{Spread(fresh.lasts).said('.3f')}. Training the helper cost {helper / fresh.flops:.0%} of what an arm "
             "costs; it is not counted."
         ),
-        shown=all(ahead) and saved["clp-auto"].least > 0,
+        shown=best.beats(saved["wechsel"]) and best.least > 0,
         header=HEADER,
         rows=table(saved, LABELS) + [_short_row(name, arm, fresh) for name, arm in short.items()],
         figures=figures(saved, LABELS, "German"),

@@ -91,14 +91,15 @@ def rank(
     measures: dict[Variant | None, list[tuple[float, float, float]]] = {}
     for role, matrix in source.items():
         s_o, truth = matrix[shared.source[seen]], matrix[shared.source[hidden]].float()
-        weights = _weights(helper_space(helper[role], shared, center=True), hidden, seen)
+        rows = {False: helper_space(helper[role], shared, center=False).overlap}
+        centred = helper_space(helper[role], shared, center=True)
+        rows[True], weights = centred.overlap, _weights(centred, hidden, seen)
         search = _search(truth, s_o)
         mean = s_o.mean(dim=0, dtype=torch.float32).expand_as(truth)
         base = weights * search.losses(mean)
         measures.setdefault(None, []).append(_measure(mean, truth, base, base))
-        for center in (False, True):
-            rows = helper_space(helper[role], shared, center=center).overlap
-            space = Space(rows[seen], rows[hidden])
+        for center, h_o in rows.items():
+            space = Space(h_o[seen], h_o[hidden])
             for variant, predicted in _predictions(space, s_o, [v for v in variants if v.center == center]):
                 losses = weights * search.losses(predicted)
                 measures.setdefault(variant, []).append(_measure(predicted, truth, losses, base))

@@ -73,7 +73,7 @@ def show_rows(conditions: Mapping[Role, Condition], choice: Choice | None) -> No
     better = best(choice.scores)
     loss = {score.variant: score.loss for score in choice.scores}
     advice = f"{better.variant} (held-out loss {better.loss:.3f}, here {loss[choice.variant]:.3f})"
-    if better.loss > loss[None] - DOUBT * better.error:
+    if all(score.loss > loss[None] - DOUBT * score.error for score in choice.scores if score.variant):
         why = complaint or "this helper tells little"
         sys.stderr.write(
             f"clpds init: warning: {why}; no weighting predicts hidden tokens better than the mean row does, "
@@ -82,7 +82,7 @@ def show_rows(conditions: Mapping[Role, Condition], choice: Choice | None) -> No
     elif complaint and better.loss < loss[choice.variant]:
         sys.stderr.write(f"clpds init: warning: {complaint}; better: {advice}\n")
     elif complaint:
-        sys.stderr.write(f"clpds init: warning: {complaint}; no other weighting does better with this helper\n")
+        sys.stderr.write(f"clpds init: warning: {complaint}; ridge does no better with this helper\n")
     elif better.loss < loss[choice.variant]:
         _line(f"recommended: {advice}")
 
