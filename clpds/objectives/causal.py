@@ -50,5 +50,7 @@ def nll_sum(logits: Tensor, labels: Tensor) -> Tensor:
     ``logits`` (B, N, V) at position i predict ``labels`` (B, N) at i + 1; label -100 counts nothing.
     The softmax runs in float32 whatever the model's type.
     """
-    predicted = logits[:, :-1].reshape(-1, logits.shape[-1]).to(torch.float32)
-    return F.cross_entropy(predicted, labels[:, 1:].reshape(-1), ignore_index=IGNORED, reduction="sum")
+    # Labels move, not logits: a copy of these, and of their gradient, is gigabytes with a large vocabulary.
+    following = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    predicted = logits.flatten(0, 1).to(torch.float32)
+    return F.cross_entropy(predicted, following.flatten(), ignore_index=IGNORED, reduction="sum")

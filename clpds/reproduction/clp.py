@@ -6,7 +6,7 @@ from typing import Any
 
 from clpds.report.measure import Spread, total_flops
 from clpds.report.result import Result
-from clpds.reproduction.decoders import SIZES, Size, arms, language_recipe, source_recipe
+from clpds.reproduction.decoders import SIZES, Size, arms, helper_recipe, language_recipe, source_recipe
 from clpds.reproduction.lab import Lab
 from clpds.reproduction.race import Raced, race
 from clpds.reproduction.savings import HEADER, Savings, figures, numbers, row, savings, table
@@ -27,13 +27,14 @@ def clp(lab: Lab) -> Result:
     size = SIZES[lab.size]
     lab.write_texts(["en", "de"])
     start, source = source_recipe(lab, size)
-    language, target = language_recipe(lab, size, "de", helper=True)
-    lab.run("the English model and the German helper", [start, language])
+    language, target = language_recipe(lab, size, "de")
+    lab.run("the German inputs", [language])
+    lab.run("the English model and the German helper", [start, helper_recipe(lab, size, target)])
     fresh = source.with_suffix(".json")
     starts: dict[str, str | Path] = {"random": fresh, "wechsel": wechsel_options(source, target), **clp_options(target)}
-    raced = race(lab, arms(lab, size, source, target, starts), size.rates)
+    raced = race(lab, arms(lab, size, source, target, starts), dict.fromkeys(starts, size.rates))
     moved = {name: start for name, start in starts.items() if name != "random"}
-    short = race(lab, arms(lab, size, source, target, moved, part=PART), size.rates)
+    short = race(lab, arms(lab, size, source, target, moved, part=PART), dict.fromkeys(moved, size.rates))
     helper = total_flops(target / "helper-run")
     return _result(lab, size, savings(raced, "random"), short, helper)
 

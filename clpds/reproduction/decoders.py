@@ -51,21 +51,25 @@ def source_recipe(lab: Lab, size: Size, name: str = "decoder", *, words: bool = 
     return recipe, folder
 
 
-def language_recipe(lab: Lab, size: Size, language: str, *, helper: bool) -> tuple[Path, Path]:
+def language_recipe(lab: Lab, size: Size, language: str) -> tuple[Path, Path]:
     """The recipe of a language's inputs, and their folder; claims of one size share it."""
     folder = lab.shared / "sources" / f"{language}-{lab.size}"
-    config = decoder_config(folder.parent, f"helper-{lab.size}", width=size.helper_width, layers=2) if helper else None
-    recipe = lab.recipe(
-        "decoder-language",
-        language,
-        target=folder,
-        language=language,
-        vocabulary=size.vocabulary,
-        helper=config,
+    return lab.recipe(
+        "decoder-language", language, target=folder, language=language, vocabulary=size.vocabulary
+    ), folder
+
+
+def helper_recipe(lab: Lab, size: Size, target: Path) -> Path:
+    """The recipe of a language's helper, from its inputs in ``target``."""
+    config = decoder_config(target.parent, f"helper-{lab.size}", width=size.helper_width, layers=2)
+    return lab.recipe(
+        "decoder-helper",
+        f"{target.name}-helper",
+        target=target,
+        config=config,
         steps=size.helper_steps,
         lr=size.source_lr,
     )
-    return recipe, folder
 
 
 def arms(
@@ -73,8 +77,7 @@ def arms(
 ) -> dict[str, Arm]:
     """An arm for each name: from a model or config, or from the options of a `clpds init`, which is done now.
 
-    It trains for one ``part``-th of the steps, with a schedule of that length. Claims of one size share arms: fresh
-    weights and WECHSEL in German are trained once.
+    It trains for one ``part``-th of the steps, with a schedule of that length.
     """
     folder = lab.shared / f"arms-{lab.size}" / target.name
     inits = {name: start for name, start in starts.items() if isinstance(start, str)}

@@ -28,7 +28,7 @@ def growth(lab: Lab) -> Result:
     fresh = decoder_config(source.parent, f"large-{lab.size}", width=large.width, layers=large.layers)
     grown = f"method: grow, width: {large.width}, depth: {large.layers}"
     starts: dict[str, str | Path] = {"random": fresh, "grown": grown, "on": source / "english"}
-    raced = race(lab, arms(lab, large, source, source, starts), large.rates)
+    raced = race(lab, arms(lab, large, source, source, starts), dict.fromkeys(starts, large.rates))
     saved = savings(raced, "random")
     before = Spread(tuple(float(curve.quality[0]) for curve in raced["grown"].curves))
     own = Spread(tuple(float(curve.quality[0]) for curve in raced["on"].curves))

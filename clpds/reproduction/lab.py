@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -112,10 +113,16 @@ def _start(recipe: Path, threads: int) -> subprocess.Popen[bytes]:
 
 @contextmanager
 def _ended(running: dict[Path, subprocess.Popen[bytes]]) -> Iterator[None]:
-    """After an error or Ctrl-C, which the processes have had too: let them save and end."""
+    """After an error, SIGTERM, or Ctrl-C, which the processes have had too: let them save and end."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
+        signal.signal(signal.SIGTERM, before)
         for process in running.values():
             process.send_signal(signal.SIGTERM)
         for process in running.values():

@@ -83,7 +83,9 @@ def minimodel(lab: Lab) -> Result:
         return recipe, out / "run"
 
     first = size.languages[0]
-    raced = race(lab, {model: partial(adapt, first, model) for model in MODELS}, size.rates, _wrong)
+    raced = race(
+        lab, {model: partial(adapt, first, model) for model in MODELS}, dict.fromkeys(MODELS, size.rates), _wrong
+    )
     rates = {model: arm.lr for model, arm in raced.items()}
     lab.run("other languages", [adapt(lg, model, rates[model], 0)[0] for lg in size.languages[1:] for model in MODELS])
     arms = {

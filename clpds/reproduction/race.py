@@ -44,11 +44,11 @@ def last_loss(run: Path) -> float:
 
 
 def race(
-    lab: Lab, arms: Mapping[str, Arm], rates: Sequence[float], judge: Callable[[Path], float] = last_loss
+    lab: Lab, arms: Mapping[str, Arm], rates: Mapping[str, Sequence[float]], judge: Callable[[Path], float] = last_loss
 ) -> dict[str, Raced]:
-    """Seed 0 of every arm at every rate; the others at the rate that ``judge``, for which lower is better, prefers."""
-    lab.run("learning rates", [arm(lr, 0)[0] for arm in arms.values() for lr in rates])
-    tried = {name: {lr: judge(arm(lr, 0)[1]) for lr in rates} for name, arm in arms.items()}
+    """Seed 0 of every arm at its rates; the others at the rate that ``judge``, for which lower is better, prefers."""
+    lab.run("learning rates", [arm(lr, 0)[0] for name, arm in arms.items() for lr in rates[name]])
+    tried = {name: {lr: judge(arm(lr, 0)[1]) for lr in rates[name]} for name, arm in arms.items()}
     best = {name: min(scores, key=lambda lr: scores[lr]) for name, scores in tried.items()}
     lab.run("seeds", [arm(best[name], seed)[0] for name, arm in arms.items() for seed in range(lab.seeds)])
     return {

@@ -70,7 +70,7 @@ def trelm(lab: Lab) -> Result:
         )  # fmt: skip
         return recipe, out / "german-run"
 
-    raced = race(lab, {"trelm": transferred}, size.rates)
+    raced = race(lab, {"trelm": transferred}, {"trelm": size.rates})
     steps = _equal_compute(raced["trelm"], config, source)
 
     def scratch(lr: float, seed: int) -> tuple[Path, Path]:
@@ -80,7 +80,7 @@ def trelm(lab: Lab) -> Result:
         )
         return recipe, out / "german-run"
 
-    raced |= race(lab, {"scratch": scratch}, size.rates)
+    raced |= race(lab, {"scratch": scratch}, {"scratch": size.rates})
     tasks = [
         lab.recipe(
             "trelm-task", f"task-{run.parent.name}", source=source, out=run.parent, steps=size.task_steps,

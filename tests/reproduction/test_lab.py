@@ -1,12 +1,25 @@
 """Recipes side by side: all are done, none twice, and one that fails says why."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from clpds.errors import UserError
 from clpds.reproduction.lab import Lab
+from clpds.run_folder import saved_step
 from tests.tiny import text
+from tests.training.stages import write_inputs
+
+LAB = """
+import sys
+from pathlib import Path
+from clpds.reproduction.lab import Lab
+folder = Path(sys.argv[1])
+Lab(folder, folder / "claim", "toy", seeds=1, at_once=1).run("an arm", [folder / "arm.yaml"])
+"""
 
 
 def made(folder: Path, number: int, words: str) -> Path:
@@ -39,3 +52,21 @@ def test_texts_of_all_languages_hold_out_the_same_chapters(tmp_path: Path) -> No
     }
     assert sizes["en.heldout"] == 3 * sizes["de.heldout"]  # three versions
     assert sizes["de.train"] == pytest.approx(9.5 * sizes["de.heldout"], rel=0.05)  # half of the rest
+
+
+def test_what_trains_saves_before_a_terminated_command_ends(tmp_path: Path) -> None:
+    inputs, run = write_inputs(tmp_path), tmp_path / "run"
+    (tmp_path / "arm.yaml").write_text(
+        f"steps: {{run: {{verb: train, model: {inputs['model']}, data: {{text: {{path: {inputs['data']}}}}}, "
+        f"steps: 100000, micro_batch: 1, global_batch: 1, deepspeed: cpu.json, log_every: 1, out: {run}}}}}\n"
+    )
+    command = subprocess.Popen([sys.executable, "-c", LAB, str(tmp_path)])
+    metrics = run / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (metrics.is_file() and metrics.stat().st_size):
+        assert command.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    command.terminate()
+    assert command.wait() == 143
+    assert saved_step(run)
