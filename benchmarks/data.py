@@ -22,7 +22,7 @@ ALIKE = 100  # blocks that are compared one by one
 
 
 def measure(bench: Bench) -> list[Row]:
-    """As many workers for both as there are cores. Two rounds, since they are long."""
+    """As many workers for both as there are cores."""
     text = write_corpus(bench.folder, 3 if bench.quick else 200)
     tokenizer = train_tokenizer(write_corpus(bench.folder, 3 if bench.quick else 20), 4096 if bench.quick else 32_000)
     start, end, _ = ends_of(load_tokenizer(tokenizer))
@@ -42,7 +42,7 @@ def measure(bench: Bench) -> list[Row]:
         return cost
 
     entrants = {"ours": ours, "tokenizer": lambda: peer("tokenizer"), "map": lambda: peer("map")}
-    costs = take_turns(entrants, min(bench.rounds, 2))
+    costs = take_turns(entrants, bench.rounds)
     _check(out, results, len(start) + len(end))
     shutil.rmtree(cache)
     size = text.stat().st_size / 1e6

@@ -50,7 +50,7 @@ def measure(bench: Bench) -> list[Row]:
     sizes = SMALL if bench.quick else LARGE
     tokens, layers = sizes.bloom
     bloom = BloomConfig(vocab_size=tokens, hidden_size=sizes.width, n_layer=layers, n_head=sizes.width // 128)
-    rows = _beside_cp(bench, sizes, "BLOOM-7B1", bloom, rounds=min(2, bench.rounds))
+    rows = _beside_cp(bench, sizes, "BLOOM-7B1", bloom, rounds=bench.rounds)
     points = {}
     for number in sizes.layers[:-1]:
         source, helper = _source(bench, sizes, _llama(sizes, number)), _helper(bench, sizes.target)
