@@ -21,6 +21,7 @@ def _no_switch(value: Any) -> Any:
 Count = Annotated[int, BeforeValidator(_no_switch), Field(gt=0)]
 Positive = Annotated[float, BeforeValidator(_no_switch), Field(gt=0)]
 Amount = Annotated[float, BeforeValidator(_no_switch), Field(ge=0)]
+Share = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=1)]
 NotNegative = Annotated[int, BeforeValidator(_no_switch), Field(ge=0)]
 Files = Annotated[tuple[Path, ...], Field(min_length=1)]
 OPTIONAL = "(optional)"
@@ -29,6 +30,7 @@ MaybePath = Annotated[Optional[Path], arg(metavar="PATH", help_behavior_hint=OPT
 MaybeCount = Annotated[Optional[Count], arg(metavar="INT", help_behavior_hint=OPTIONAL)]  # noqa: UP045
 MaybeDtype = Annotated[Dtype | None, arg(metavar="{float32,bfloat16,float16}", help_behavior_hint=OPTIONAL)]
 MaybePositive = Annotated[Positive | None, arg(metavar="FLOAT", help_behavior_hint=OPTIONAL)]
+MaybeShare = Annotated[Share | None, arg(metavar="FLOAT", help_behavior_hint=OPTIONAL)]
 MaybeText = Annotated[Optional[str], arg(metavar="TEXT", help_behavior_hint=OPTIONAL)]  # noqa: UP045
 
 

@@ -16,6 +16,7 @@ from clpds.recipe.fields import (
     MaybeDtype,
     MaybePath,
     MaybePositive,
+    MaybeShare,
     NotNegative,
 )
 
@@ -45,6 +46,7 @@ USED_BY: dict[str, tuple[InitMethod, ...]] = {
     "temperature": ("clp", "wechsel"),
     "ridge": ("clp",),
     "center": ("clp",),
+    "shrink": ("clp",),
     "sparsity": ("omp",),
     "uncentered": ("omp",),
     "text": ("focus", "trelm"),
@@ -96,6 +98,9 @@ class Init(Checked):
     """Ridge strength relative to the mean eigenvalue of H^T H (H: helper rows), for the weighting `ridge`."""
     center: bool = False
     """Subtract the mean helper row before similarities are taken (clp)."""
+    shrink: MaybeShare = None
+    """How far to move shared tokens' rows towards what the ridge map makes of them, since the same text may mean
+    another thing (weightings `ridge` and `auto`); 0 copies them, auto takes 0.25 unless told."""
     sparsity: MaybeCount = None
     """Shared tokens that a new one is a combination of (omp); by held-out overlap rows unless told."""
     uncentered: bool = False
@@ -172,6 +177,9 @@ class Init(Checked):
         for option, methods in USED_BY.items():
             if self.method not in methods and getattr(self, option) != default[option]:
                 raise ValueError(f"method {self.method} does not use {option}, which is for {', '.join(methods)}")
+        if self.shrink and (self.weighting not in ("ridge", "auto") or self.extend):
+            why = "extend keeps the source's rows" if self.extend else f"weighting {self.weighting} has no ridge map"
+            raise ValueError(f"shrink does not fit here: {why}")
         if self.keep_head and not self.makes_trilayer:
             raise ValueError("keep_head is of TRILayer models; add trilayer or take method trelm")
         if self.grows and self.method == "merge":

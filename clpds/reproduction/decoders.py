@@ -33,6 +33,9 @@ SIZES = {
     "small": Size(128, 4, 4096, 2500, 64, 1600, 400, 10),
 }
 
+PART = {"toy": 1, "small": 2}
+"""Arms that learn another language train for one part of the steps: there are many of them."""
+
 
 def source_recipe(lab: Lab, size: Size, name: str = "decoder", *, words: bool = True) -> tuple[Path, Path]:
     """The recipe of an English model, with word embeddings or without, and its folder; claims of one size share it."""
@@ -77,7 +80,8 @@ def arms(
 ) -> dict[str, Arm]:
     """An arm for each name: from a model or config, or from the options of a `clpds init`, which is done now.
 
-    It trains for one ``part``-th of the steps, with a schedule of that length.
+    It trains for one ``part``-th of the steps, with a schedule of that length. Claims of one size share arms: fresh
+    weights and WECHSEL in German are trained once.
     """
     folder = lab.shared / f"arms-{lab.size}" / target.name
     inits = {name: start for name, start in starts.items() if isinstance(start, str)}

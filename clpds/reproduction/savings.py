@@ -58,13 +58,11 @@ HEADER = ("", "first loss", "last loss", "steps saved", "rate")
 
 def table(saved: Mapping[str, Savings], labels: Mapping[str, str]) -> list[list[str]]:
     """A row an arm: loss before and after training, steps saved, learning rate."""
-    return [row(labels[name], arm.raced, arm.said()) for name, arm in saved.items()]
-
-
-def row(label: str, raced: Raced, saved: str) -> list[str]:
-    """One arm's row, where what it saves is said already."""
-    first = Spread(tuple(float(curve.quality[0]) for curve in raced.curves))
-    return [label, first.said(), Spread(raced.lasts).said(".3f"), saved, f"{raced.lr:g}"]
+    rows = []
+    for name, arm in saved.items():
+        first = Spread(tuple(float(curve.quality[0]) for curve in arm.raced.curves)).said()
+        rows.append([labels[name], first, Spread(arm.raced.lasts).said(".3f"), arm.said(), f"{arm.raced.lr:g}"])
+    return rows
 
 
 def figures(saved: Mapping[str, Savings], labels: Mapping[str, str], language: str) -> list[Figure]:

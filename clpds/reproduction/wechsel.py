@@ -6,15 +6,13 @@ from pathlib import Path
 
 from clpds.report.result import Result
 from clpds.reproduction.clp import wechsel_options
-from clpds.reproduction.decoders import SIZES, arms, language_recipe, source_recipe
+from clpds.reproduction.decoders import PART, SIZES, arms, language_recipe, source_recipe
 from clpds.reproduction.lab import Lab
 from clpds.reproduction.race import race
 from clpds.reproduction.savings import HEADER, Savings, figures, numbers, savings, table
 
 LANGUAGES = {"de": "German", "fr": "French", "ru": "Russian", "tl": "Tagalog"}
 TOY = ("de",)
-PART = {"toy": 1, "small": 2}
-"""Arms train for one part of the steps: there are four languages of them."""
 
 
 def wechsel(lab: Lab) -> Result:

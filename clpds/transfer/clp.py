@@ -5,7 +5,7 @@ of the source rows s_o of the overlap, weighted by the similarity of the helper'
 ``docs/methods/clp.md`` has the maths.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,17 +60,29 @@ def helper_space(helper: Tensor, shared: Overlap, *, center: bool) -> Space:
     return Space(normalize(overlap), normalize(missing))
 
 
-def clp(shared: Overlap, variant: Variant, helper: Mapping[Role, Tensor]) -> Rows:
+def clp(
+    shared: Overlap,
+    variant: Variant,
+    helper: Mapping[Role, Tensor],
+    *,
+    shrink: float = 0.0,
+    special: Collection[int] = (),
+) -> Rows:
     """The method: the overlap's rows copied bit for bit, the missing ones by ``variant``.
 
-    ``helper`` has the helper's matrix for each role, (V_h, p).
+    ``helper`` has the helper's matrix for each role, (V_h, p). With ``shrink`` the overlap's rows are moved by that
+    share, but for those of the target ids ``special``.
     """
+    ordinary = ~torch.isin(shared.target, torch.tensor([*special], dtype=torch.int64))
 
     def rows(source: Tensor, role: Role) -> Tensor:
         overlap = source[shared.source]
         new = torch.empty(shared.rows, source.shape[1], dtype=source.dtype)
         new[shared.target] = overlap
         space = helper_space(helper[role], shared, center=variant.center)
+        if shrink:
+            moved = shrunk(space, overlap, variant.ridge, shrink)[ordinary]
+            new[shared.target[ordinary]] = moved.to(source.dtype)
         new[shared.missing] = missing_rows(space, overlap, variant).to(source.dtype)
         return new
 
@@ -170,3 +182,13 @@ def ridges(space: Space, source: Tensor, strengths: Sequence[float]) -> list[Ten
         W = torch.linalg.solve(gram + penalty * torch.eye(p, dtype=torch.float64), moment)
         rows.append(s_mean + (space.missing - h_mean) @ W.float())
     return rows
+
+
+def shrunk(space: Space, source: Tensor, ridge: float, share: float) -> Tensor:
+    """The overlap's rows, (n, d) float32, each by ``share`` moved to what the map of strength ``ridge`` makes of it.
+
+    The same text need not mean the same: German ``die``, ``war`` and ``in`` are English words too. What the map says
+    of such a token comes from all the others.
+    """
+    (said,) = ridges(Space(space.overlap, space.overlap), source, [ridge])
+    return torch.lerp(source.float(), said, share)

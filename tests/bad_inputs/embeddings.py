@@ -96,6 +96,16 @@ ROWS = [
     Row("heads that do not fit the key heads", f"{GROW} --width 40 --heads 5", "heads"),
     Row("grown smaller", f"{GROW} --width 16 --heads 2", "16"),
     Row("grown in no direction", GROW, "method grow needs width, heads, feed_forward or depth"),
+    Row(
+        "shared rows moved by a map that the weighting lacks",
+        "init --source english --helper model --weighting nearest --shrink 0.5 --out out",
+        "shrink does not fit here: weighting nearest has no ridge map",
+    ),
+    Row(
+        "shared rows moved and kept",
+        "init --source english --helper model --weighting auto --shrink 0.5 --extend --out out",
+        "shrink does not fit here: extend keeps the source's rows",
+    ),
     Row("layers that the model lacks", "init --source bert --method minimodel --take 9 --out out", "9"),
     Row(
         "text that is not there for focus",

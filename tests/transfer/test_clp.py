@@ -120,6 +120,23 @@ def test_ridge_recovers_a_planted_linear_relation() -> None:
     torch.testing.assert_close(new[found.missing], truth[found.missing], rtol=1e-3, atol=1e-4)
 
 
+def test_shared_rows_shrink_towards_the_ridge_map_and_special_ones_stay() -> None:
+    found, S, H = shared(), gauss(100, 24, seed=2), gauss(85, 16, seed=3, mean=0.5)
+    special, plain = found.target[7], clp(found, Variant("ridge", ridge=0.1), {"input": H})(S, "input")
+    new = clp(found, Variant("ridge", ridge=0.1), {"input": H}, shrink=0.25, special=[int(special)])(S, "input")
+    space = helper_space(H, found, center=False)
+    h, s = space.overlap.mean(dim=0), S[found.source].mean(dim=0)
+    gram = (space.overlap - h).T @ (space.overlap - h)
+    W = torch.linalg.solve(
+        gram + 0.1 * gram.trace() / 16 * torch.eye(16), (space.overlap - h).T @ (S[found.source] - s)
+    )
+    expected = 0.75 * S[found.source] + 0.25 * (s + (space.overlap - h) @ W)
+    expected[7] = S[found.source[7]]
+    torch.testing.assert_close(new[found.target], expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(new[found.missing], plain[found.missing])
+    assert torch.equal(plain[found.target], S[found.source])
+
+
 def test_space_of_unit_rows_centred_on_all_tokens_in_use() -> None:
     found, H = shared(), gauss(90, 16, seed=3, mean=2.0)
     space = helper_space(H, found, center=True)

@@ -87,6 +87,7 @@ def test_what_was_done_is_on_record(step: Init, capsys: pytest.CaptureFixture[st
     assert {score["kind"] for score in ranking} == {"published", "clipped", "nearest", "ridge", "mean row"}
     first = next(score for score in ranking if score["kind"] == "ridge")
     assert {key: first[key] for key in record["weighting"]} == record["weighting"]
+    assert record["shrink"] == 0.25
     assert record["overlap"]["new"] > 0
     assert set(record["condition"]) == {"input", "output"}
     readme = (step.out / "README.md").read_text()
