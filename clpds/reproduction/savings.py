@@ -29,10 +29,10 @@ class Savings:
         return all(mine > theirs for mine, theirs in zip(self.shares, other.shares, strict=True))
 
     def said(self) -> str:
-        """``62 % ± 3 %``, or how many seeds got there at all."""
+        """``62.1% ± 3.0%``, or how many seeds got there at all."""
         if self.reached < len(self.shares):
             return f"{self.reached} of {len(self.shares)} reach it"
-        return Spread(self.shares).said(".0%")
+        return Spread(self.shares).said(".1%")
 
     def times(self) -> str:
         """The same as a ratio of efforts: ``2.6x``."""
