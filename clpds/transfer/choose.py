@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from clpds.transfer.clp import Space, Variant, helper_space, missing_rows, nearest, neighbours, ridges
+from clpds.transfer.clp import Space, Variant, helper_space, missing_rows, nearest, neighbours, ridge_maps
 from clpds.transfer.omp import combinations
 from clpds.transfer.vocabulary_swap import Role
 from clpds.vocabulary.blocks import blocks
@@ -166,13 +166,13 @@ def _predictions(space: Space, source: Tensor, variants: Sequence[Variant]) -> I
     """Each variant's rows of the hidden tokens; what variants of a kind have in common is computed once."""
     cosines, indices = neighbours(space, max((v.neighbours for v in variants), default=1))
     strengths = [v.ridge for v in variants if v.kind == "ridge"]
-    by_ridge = dict(zip(strengths, ridges(space, source, strengths), strict=True))
+    by_ridge = dict(zip(strengths, ridge_maps(space.overlap, source, strengths), strict=True))
     for variant in variants:
         if variant.kind == "nearest":
             k = variant.neighbours
             yield variant, nearest(cosines[:, :k], indices[:, :k], source, variant.temperature)
         elif variant.kind == "ridge":
-            yield variant, by_ridge[variant.ridge]
+            yield variant, by_ridge[variant.ridge](space.missing)
         else:
             yield variant, missing_rows(space, source, variant)
 

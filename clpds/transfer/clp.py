@@ -81,8 +81,7 @@ def clp(
         new[shared.target] = overlap
         space = helper_space(helper[role], shared, center=variant.center)
         if shrink:
-            moved = shrunk(space, overlap, variant.ridge, shrink)[ordinary]
-            new[shared.target[ordinary]] = moved.to(source.dtype)
+            new[shared.target[ordinary]] = shrunk(space.overlap, overlap, variant.ridge, shrink)[ordinary]
         new[shared.missing] = missing_rows(space, overlap, variant).to(source.dtype)
         return new
 
@@ -96,7 +95,7 @@ def missing_rows(space: Space, source: Tensor, variant: Variant) -> Tensor:
     if variant.kind == "clipped":
         return clipped(space, source)
     if variant.kind == "ridge":
-        return ridges(space, source, [variant.ridge])[0]
+        return ridge_maps(space.overlap, source, [variant.ridge])[0](space.missing)
     return nearest(*neighbours(space, variant.neighbours), source, variant.temperature)
 
 
@@ -160,35 +159,54 @@ def nearest(cosines: Tensor, indices: Tensor, source: Tensor, temperature: float
     return rows
 
 
-def ridges(space: Space, source: Tensor, strengths: Sequence[float]) -> list[Tensor]:
-    """Rows by the linear map W = argmin ||H W - S||^2 + lambda ||W||^2, fitted on the overlap: (m, d) float32 each.
+@dataclass(frozen=True)
+class RidgeMap:
+    """From the helper's rows to the source's: W = argmin ||H W - S||^2 + lambda ||W||^2, fitted on the overlap.
 
     H and S are centred on the overlap, which is an intercept without a penalty: a token of which the
     helper knows nothing gets the mean row. lambda is the strength times the mean eigenvalue of H^T H,
     so that its meaning depends neither on the helper's width nor on the size of the overlap.
     """
+
+    h_mean: Tensor
+    """(p,) float32."""
+    s_mean: Tensor
+    """(d,) float32."""
+    W: Tensor
+    """(p, d) float32."""
+
+    def __call__(self, helper: Tensor) -> Tensor:
+        """Rows (m, d) float32 for the helper's rows (m, p), scaled to length 1."""
+        return self.s_mean + (helper - self.h_mean) @ self.W
+
+
+def ridge_maps(overlap: Tensor, source: Tensor, strengths: Sequence[float]) -> list[RidgeMap]:
+    """A map of each strength from ``overlap``, h_o (n, p) at length 1, to ``source``, s_o (n, d) of any dtype."""
     if not strengths:
         return []
-    h_mean, s_mean = space.overlap.mean(dim=0), source.mean(dim=0, dtype=torch.float32)
-    p, d = space.overlap.shape[1], source.shape[1]
+    h_mean, s_mean = overlap.mean(dim=0), source.mean(dim=0, dtype=torch.float32)
+    p, d = overlap.shape[1], source.shape[1]
     gram, moment = torch.zeros(p, p, dtype=torch.float64), torch.zeros(p, d, dtype=torch.float64)
     for part in blocks(*source.shape):
-        h_o = space.overlap[part] - h_mean
+        h_o = overlap[part] - h_mean
         gram += h_o.T @ h_o
         moment += h_o.T @ (source[part].float() - s_mean)
-    rows = []
+    maps = []
     for strength in strengths:
         penalty = max(strength * float(gram.trace()) / p, torch.finfo(torch.float32).tiny)
         W = torch.linalg.solve(gram + penalty * torch.eye(p, dtype=torch.float64), moment)
-        rows.append(s_mean + (space.missing - h_mean) @ W.float())
-    return rows
+        maps.append(RidgeMap(h_mean, s_mean, W.float()))
+    return maps
 
 
-def shrunk(space: Space, source: Tensor, ridge: float, share: float) -> Tensor:
-    """The overlap's rows, (n, d) float32, each by ``share`` moved to what the map of strength ``ridge`` makes of it.
+def shrunk(overlap: Tensor, source: Tensor, ridge: float, share: float) -> Tensor:
+    """The overlap's rows (n, d), moved by ``share`` to what the map of strength ``ridge`` makes of them; same dtype.
 
     The same text need not mean the same: German ``die``, ``war`` and ``in`` are English words too. What the map says
     of such a token comes from all the others.
     """
-    (said,) = ridges(Space(space.overlap, space.overlap), source, [ridge])
-    return torch.lerp(source.float(), said, share)
+    (said,) = ridge_maps(overlap, source, [ridge])
+    rows = torch.empty_like(source)
+    for part in blocks(*source.shape):
+        rows[part] = torch.lerp(source[part].float(), said(overlap[part]), share).to(source.dtype)
+    return rows
