@@ -74,6 +74,8 @@ def _clp(step: Init, models: Models) -> Found:
     assert chosen is not None  # best() passes over the mean row
     # The source's own tokens, which --extend keeps, stay what they are.
     shrink = (SHRINK if step.weighting == "auto" and not step.extend else 0.0) if step.shrink is None else step.shrink
+    if shrink:
+        summary.show_shrink(shrink)
     special = match_special(models.source_tokenizer, models.target_tokenizer)
     return Found(
         clp(shared, chosen, helper, shrink=shrink, special=special),

@@ -87,6 +87,11 @@ def show_rows(conditions: Mapping[Role, Condition], choice: Choice | None) -> No
         _line(f"recommended: {advice}")
 
 
+def show_shrink(share: float) -> None:
+    """One line: that shared rows are not what they were."""
+    _line(f"shared tokens' rows moved by {share:g} towards what the ridge map makes of them (--shrink 0 copies them)")
+
+
 def show_extension(kept: int, added: int, left_out: int) -> None:
     """One line: what the extended vocabulary consists of."""
     _line(f"extended: {kept:,} tokens kept, {added:,} added, {left_out:,} left out that would never be formed")
