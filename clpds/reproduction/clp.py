@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clpds.report.measure import total_flops
 from clpds.report.result import Result
-from clpds.reproduction.decoders import PART, SIZES, Size, arms, helper_recipe, language_recipe, source_recipe
+from clpds.reproduction.decoders import MOVED, Size, arms, helper_recipe, language_recipe, source_recipe
 from clpds.reproduction.lab import Lab
 from clpds.reproduction.race import race
 from clpds.reproduction.savings import HEADER, Savings, figures, numbers, savings, table
@@ -20,7 +20,7 @@ LABELS = {
 
 def clp(lab: Lab) -> Result:
     """Steps that each first checkpoint saves on the way to the loss that fresh weights end with."""
-    size, part = SIZES[lab.size], PART[lab.size]
+    size = MOVED[lab.size]
     lab.write_texts(["en", "de"])
     start, source = source_recipe(lab, size)
     language, target = language_recipe(lab, size, "de")
@@ -28,9 +28,9 @@ def clp(lab: Lab) -> Result:
     lab.run("the English model and the German helper", [start, helper_recipe(lab, size, target)])
     fresh = source.with_suffix(".json")
     starts: dict[str, str | Path] = {"random": fresh, "wechsel": wechsel_options(source, target), **clp_options(target)}
-    raced = race(lab, arms(lab, size, source, target, starts, part=part), dict.fromkeys(starts, size.rates))
+    raced = race(lab, arms(lab, size, source, target, starts), dict.fromkeys(starts, size.rates))
     helper = total_flops(target / "helper-run")
-    return _result(lab, size, size.steps // part, savings(raced, "random"), helper)
+    return _result(lab, size, savings(raced, "random"), helper)
 
 
 def wechsel_options(source: Path, target: Path) -> str:
@@ -47,7 +47,7 @@ def clp_options(target: Path) -> dict[str, str]:
     return {"clp": published, "clp-auto": f"{published}, weighting: auto"}
 
 
-def _result(lab: Lab, size: Size, steps: int, saved: dict[str, Savings], helper: float) -> Result:
+def _result(lab: Lab, size: Size, saved: dict[str, Savings], helper: float) -> Result:
     best = saved["clp-auto"]
     fresh = saved["random"].raced
     said = [f"{LABELS[name]} {arm.said()}" for name, arm in saved.items() if name != "random"]
@@ -72,7 +72,7 @@ def _result(lab: Lab, size: Size, steps: int, saved: dict[str, Savings], helper:
             ("helper", f"German, 2 layers, width {size.helper_width}, {size.helper_steps} steps"),
             (
                 "arms",
-                f"{steps} steps of 16 x 128 tokens each, the same blocks in the same order, a cosine schedule",
+                f"{size.steps} steps of 16 x 128 tokens each, the same blocks in the same order, a cosine schedule",
             ),
             lab.said_of_text("three English versions, one German"),
             ("tuning", f"each arm at the best of the rates {', '.join(f'{r:g}' for r in size.rates)} (seed 0)"),

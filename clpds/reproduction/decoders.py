@@ -1,7 +1,7 @@
 """What the claims about decoders share: the English model, a language's inputs, and arms that start from either."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,8 +33,8 @@ SIZES = {
     "small": Size(128, 4, 4096, 2500, 64, 1600, 400, 10),
 }
 
-PART = {"toy": 1, "small": 2}
-"""Arms that learn another language train for one part of the steps: there are many of them."""
+MOVED = SIZES | {"small": replace(SIZES["small"], steps=200)}
+"""Of arms that learn another language: there are many of them."""
 
 
 def source_recipe(lab: Lab, size: Size, name: str = "decoder", *, words: bool = True) -> tuple[Path, Path]:
@@ -75,13 +75,10 @@ def helper_recipe(lab: Lab, size: Size, target: Path) -> Path:
     )
 
 
-def arms(
-    lab: Lab, size: Size, source: Path, target: Path, starts: Mapping[str, str | Path], *, part: int = 1
-) -> dict[str, Arm]:
+def arms(lab: Lab, size: Size, source: Path, target: Path, starts: Mapping[str, str | Path]) -> dict[str, Arm]:
     """An arm for each name: from a model or config, or from the options of a `clpds init`, which is done now.
 
-    It trains for one ``part``-th of the steps, with a schedule of that length. Claims of one size share arms: fresh
-    weights and WECHSEL in German are trained once.
+    Claims of one size share arms: fresh weights and WECHSEL in German are trained once.
     """
     folder = lab.shared / f"arms-{lab.size}" / target.name
     inits = {name: start for name, start in starts.items() if isinstance(start, str)}
@@ -89,13 +86,13 @@ def arms(
     lab.run("first checkpoints", [recipe])
 
     def arm(name: str, lr: float, seed: int) -> tuple[Path, Path]:
-        run = folder / (f"{name}-{lr:g}-{seed}" if part == 1 else f"{name}-{lr:g}-{seed}-of-{part}")
+        run = folder / f"{name}-{lr:g}-{seed}"
         path = lab.recipe(
             "decoder-arm",
             f"{target.name}-{run.name}",
             target=target,
             start=folder / name if name in inits else starts[name],
-            steps=size.steps // part,
+            steps=size.steps,
             every=size.every,
             lr=lr,
             seed=seed,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clpds.report.result import Result
 from clpds.reproduction.clp import wechsel_options
-from clpds.reproduction.decoders import PART, SIZES, arms, language_recipe, source_recipe
+from clpds.reproduction.decoders import MOVED, arms, language_recipe, source_recipe
 from clpds.reproduction.lab import Lab
 from clpds.reproduction.race import race
 from clpds.reproduction.savings import HEADER, Savings, figures, numbers, savings, table
@@ -17,7 +17,7 @@ TOY = ("de",)
 
 def wechsel(lab: Lab) -> Result:
     """The training effort, in steps, that WECHSEL saves in each language."""
-    size, part = SIZES[lab.size], PART[lab.size]
+    size = MOVED[lab.size]
     languages = TOY if lab.size == "toy" else tuple(LANGUAGES)
     lab.write_texts(["en", *languages])
     start, source = source_recipe(lab, size)
@@ -30,7 +30,7 @@ def wechsel(lab: Lab) -> Result:
             "random": source.with_suffix(".json"),
             "wechsel": wechsel_options(source, target),
         }
-        raced = race(lab, arms(lab, size, source, target, starts, part=part), rates)
+        raced = race(lab, arms(lab, size, source, target, starts), rates)
         saved[language] = savings(raced, "random")
         rates = {name: [arm.lr] for name, arm in raced.items()}  # those of the first language, for all
     rows, drawn, said = [], [], []
@@ -54,8 +54,7 @@ def wechsel(lab: Lab) -> Result:
             ("word embeddings", "fastText vectors of the same text; dictionary from the aligned verses"),
             (
                 "arms",
-                f"{size.steps // part} steps of 16 x 128 tokens each, the same blocks in the same order, "
-                "a cosine schedule",
+                f"{size.steps} steps of 16 x 128 tokens each, the same blocks in the same order, a cosine schedule",
             ),
             lab.said_of_text("three English versions, two French, one of each other language"),
             (
