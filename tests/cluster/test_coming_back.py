@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clpds.recipe import Saving, Train
 from clpds.run_folder import STOP, read_state, saved_step
-from tests.cluster.cluster import NODES, Cluster
+from tests.cluster.cluster import LIVE, NODES, Cluster
 from tests.cluster.submitting import come_back, finish, start_training, submit, write_recipe
 from tests.training.stages import read_metrics
 
@@ -67,6 +67,10 @@ def test_a_job_comes_back_from_a_dead_node(cluster: Cluster, task: Train, home: 
     come_back(cluster, job)
     assert saved_step(disturbed.out) >= saved
     cluster.start_node(NODES[1])
+    # That the first start's step shall end waits in Slurm for the dead node, and is told to this start's, which bears
+    # the same number, if it has not finished in half a minute. Then it saves and comes back once more.
+    if cluster.wait(job, reached=lambda: cluster.show(job)["Restarts"] == "2") in LIVE:
+        cluster.hurry(job)
     finish(cluster, job, disturbed, task)
 
 
