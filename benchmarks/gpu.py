@@ -3,7 +3,7 @@
 ZeRO-3 in bfloat16; models of 135M, 1.3B and the largest that fits; blocks of 2,048 and 8,192 tokens; the plain step,
 and beside it activation checkpointing, compilers, fused kernels and back ends of attention, each alone and the quick
 ones together. Every way runs in a process of its own. What is in OUT is not measured again, so that the command can be
-cut into pieces (``--models``) and goes on where it stopped.
+cut into pieces (``--models``, ``--lengths``) and goes on where it stopped.
 
 ``--toy`` runs the same at a size for a CPU: to see that it runs, not what it costs.
 """
@@ -44,6 +44,8 @@ class Options:
 
     models: tuple[Model, ...] = ("135M", "1.3B", "largest")
     """Which; each takes some ten minutes."""
+    lengths: tuple[int, ...] = LENGTHS
+    """Tokens in a block."""
     out: Path = Path("runs/benchmarks/gpu")
     """A JSON file for every measurement."""
     toy: bool = False
@@ -61,7 +63,7 @@ def main(options: Options) -> int:
             console.print(f"{package} is not installed: its rows are left out")
     options.out.mkdir(parents=True, exist_ok=True)
     results = []
-    for setting in [TOY] if options.toy else settings(options.models):
+    for setting in [TOY] if options.toy else settings(options.models, options.lengths):
         console.print(f"{setting.model}, {setting.length} tokens: {name(setting)}")
         results.append(at_largest_batch(setting, options.out, environment=CPU_ONLY if options.toy else {}))
     references = {key: on_cpu(key, options.out) for key in compared(results)}
@@ -72,15 +74,16 @@ def main(options: Options) -> int:
     return 1 if wrong else 0
 
 
-def settings(models: tuple[Model, ...]) -> Iterator[Setting]:
+def settings(models: tuple[Model, ...], lengths: tuple[int, ...]) -> Iterator[Setting]:
     """All that is measured on a CUDA device, from the plain step on."""
     for model in models:
-        for length in LENGTHS:
+        for length in lengths:
             # The largest fills the memory with its states: activations have to be recomputed.
             plain = Setting(model, length, TOKENS_AT_ONCE[model] // length, checkpointing=model == "largest")
             yield plain
             yield replace(plain, compiled="torch")
             if find_spec("liger_kernel"):
+                yield replace(plain, kernels="layers")
                 yield replace(plain, kernels="fused loss")
                 yield replace(plain, kernels="liger")
                 yield replace(plain, kernels="fused loss", compiled="torch")
@@ -93,6 +96,8 @@ def _rare(plain: Setting) -> Iterator[Setting]:
     packed = replace(plain, documents=4)
     yield packed
     yield replace(packed, attention="flex_attention")
+    if find_spec("liger_kernel"):
+        yield replace(packed, attention="flex_attention", kernels="layers")
     if find_spec("flash_attn"):
         yield replace(plain, attention="flash_attention_2")
         yield replace(packed, attention="flash_attention_2")
@@ -166,7 +171,9 @@ def name(setting: Setting) -> str:
         f"{setting.documents} documents" if setting.documents > 1 else "",
         "checkpointing" if setting.checkpointing else "",
         {"": "", "torch": "torch.compile", "deepcompile": "DeepCompile"}[setting.compiled],
-        setting.kernels,
+        {"": "", "layers": "liger's layers", "fused loss": "liger's loss", "liger": "liger's layers and loss"}[
+            setting.kernels
+        ],
     ]
     return ", ".join(part for part in parts if part)
 

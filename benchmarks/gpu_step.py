@@ -70,12 +70,12 @@ class Setting:
     """Recompute activations in the backward pass."""
     compiled: Literal["", "torch", "deepcompile"] = ""
     """By engine.compile() with torch's compiler, or with DeepSpeed's passes over the graph as well."""
-    kernels: Literal["", "fused loss", "liger"] = ""
-    """Of liger-kernel: head and cross entropy in one, or all that it has for a Llama."""
+    kernels: Literal["", "layers", "fused loss", "liger"] = ""
+    """Of liger-kernel: the layers', as the trainer takes them; head and cross entropy in one; or both."""
     deepspeed: str = "zero3_bf16.json"
-    warm_up: int = 5
+    warm_up: int = 3
     """Steps before the clock starts, the compiler's among them."""
-    steps: int = 10
+    steps: int = 6
     """Steps that are timed."""
 
 
@@ -121,12 +121,13 @@ def measure(setting: Setting, device: torch.device) -> dict[str, Any]:
     options = deepspeed_config(stage, 1)
     if setting.compiled == "deepcompile":
         options["compile"] = {"deepcompile": True}
+    fused = setting.kernels in ("fused loss", "liger")
     if setting.kernels:
-        _take_kernels(everything=setting.kernels == "liger")
+        _take_kernels(layers=setting.kernels != "fused loss", fused=fused)
     model = build_model(random_weights(config, torch.bfloat16), options, device)
     flops = step_flops(model, setting.length)
     engine = build_engine(model, stage, options, device)
-    objective = (FusedCausal if setting.kernels else Causal)(isolate=stage.isolate_documents)
+    objective = (FusedCausal if fused else Causal)(isolate=stage.isolate_documents)
     objective.check(engine)
     if setting.compiled:
         engine.compile()
@@ -201,13 +202,11 @@ def _stage(setting: Setting) -> Train:
     )
 
 
-def _take_kernels(*, everything: bool) -> None:
-    """Let liger-kernel replace the forward of transformers' Llama classes, in this process; ImportError without it."""
+def _take_kernels(*, layers: bool, fused: bool) -> None:
+    """Let liger-kernel replace parts of transformers' Llama classes, in this process; ImportError without it."""
     from liger_kernel.transformers import apply_liger_kernel_to_llama
 
-    apply_liger_kernel_to_llama(
-        rope=everything, rms_norm=everything, swiglu=everything, fused_linear_cross_entropy=True
-    )
+    apply_liger_kernel_to_llama(rope=layers, rms_norm=layers, swiglu=layers, fused_linear_cross_entropy=fused)
 
 
 def _wait(device: torch.device) -> None:

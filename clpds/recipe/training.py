@@ -112,6 +112,10 @@ class Train(Checked):
     """Documents packed into one block do not see each other."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more compute."""
+    attention: Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"] = "auto"
+    """transformers' name of what computes attention; its own choice unless told."""
+    kernels: Literal["auto", "torch", "liger"] = "auto"
+    """Norms, rotary embeddings, MLPs: liger-kernel's on a GPU, where installed and made for the family, or torch's."""
     deepspeed: Path = Path("zero3_bf16.json")
     """DeepSpeed JSON: a path, or the name of a file of ds_configs/."""
     optimizer: Optimizer = field(default_factory=Optimizer)

@@ -23,6 +23,7 @@ from clpds.training.divergence import write_bad_batches
 from clpds.training.engine import build_engine, build_model, deepspeed_config, freeze
 from clpds.training.flops import step_flops
 from clpds.training.group import agree, first_rank, on_first_rank, total
+from clpds.training.kernels import choose_attention, take_kernels
 from clpds.training.metrics import Metrics, memory_peak
 from clpds.training.saving import Position, Saver
 from clpds.training.schedule import learning_rate
@@ -69,6 +70,8 @@ def _train(
         resume = resuming.universal(resume)
         config["checkpoint"] = {"load_universal": True}
 
+    agree(lambda: choose_attention(checkpoint.config, stage.attention))
+    liger = agree(lambda: take_kernels(checkpoint.config.model_type, stage.kernels, device))
     model = build_model(checkpoint, config, device)
     agree(lambda: freeze(model, stage.trainable))
     flops = step_flops(model, inputs.mixture.sequence_length)
@@ -83,6 +86,8 @@ def _train(
         if metrics:
             metrics.sync()
 
+    if metrics and liger:
+        metrics.say("norms, rotary embeddings and MLPs by liger-kernel")
     if metrics and position.step:
         metrics.say(f"resuming from step {position.step}")
     tokens = stage.global_batch * inputs.mixture.sequence_length  # of a step, predicted or not
