@@ -12,7 +12,7 @@ import pytest
 from clpds.cli import VERBS
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-MODULES = {"yaml": "pyyaml", "thot": "sil-thot"}  # imported under another name
+MODULES = {"yaml": "pyyaml", "thot": "sil-thot", "liger_kernel": "liger-kernel"}  # imported under another name
 KINDS = ("ds_configs", "slurm", "recipes")
 
 
@@ -67,7 +67,9 @@ def test_every_module_travels(installed: Path) -> None:
 def test_what_is_imported_is_installed_and_explained() -> None:
     """A package that only comes along with another one may be gone with that one's next version."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[<>=]", name)[0] for name in project["dependencies"]}
+    declared = {
+        re.split(r"[<>=]", name)[0] for name in project["dependencies"] + project["optional-dependencies"]["gpu"]
+    }
     files = [*(CHECKOUT / "clpds").rglob("*.py"), *(CHECKOUT / "launcher").rglob("*.py")]
     imported = {name for file in files for name in re.findall(r"^ *(?:from|import) (\w+)", file.read_text(), re.M)}
     foreign = imported - set(sys.stdlib_module_names) - {"clpds", "launcher"}

@@ -58,6 +58,8 @@ def _train(
     config: dict[str, Any],
     checkpoint: Checkpoint,
 ) -> Position:
+    agree(lambda: choose_attention(checkpoint.config, stage.attention))
+    liger = agree(lambda: take_kernels(checkpoint.config.model_type, stage.kernels, device))
     same = identity(stage, inputs, checkpoint)
     resume = on_first_rank(lambda: resuming.find_checkpoint(stage.out, same))
     prepare_run(stage, checkpoint)
@@ -70,8 +72,6 @@ def _train(
         resume = resuming.universal(resume)
         config["checkpoint"] = {"load_universal": True}
 
-    agree(lambda: choose_attention(checkpoint.config, stage.attention))
-    liger = agree(lambda: take_kernels(checkpoint.config.model_type, stage.kernels, device))
     model = build_model(checkpoint, config, device)
     agree(lambda: freeze(model, stage.trainable))
     flops = step_flops(model, inputs.mixture.sequence_length)
