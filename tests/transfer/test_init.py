@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import Unigram as UnigramModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from clpds import provenance
-from clpds.errors import UserError
 from clpds.recipe import Init
 from clpds.transfer.baselines import segment
 from clpds.transfer.clp import Variant
@@ -30,22 +26,6 @@ from clpds.vocabulary.pieces import pieces
 from clpds.vocabulary.tokenizer import load_tokenizer
 from tests.tiny import save_model, text, tiny_model, tiny_tokenizer
 from tests.transfer.test_clp import naive
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An English source (byte-level, untied, bf16, padded rows) and a German helper (unigram, untied)."""
-    folder = tmp_path_factory.mktemp("models")
-    english, german = tiny_tokenizer("byte_bpe", "en"), tiny_tokenizer("unigram", "de")
-    source = tiny_model("llama", 640, tied=False, dtype=torch.bfloat16)
-    save_model(folder / "source", source, english)
-    save_model(folder / "helper", tiny_model("gpt2", len(german), tied=False, seed=1, n_embd=16), german)
-    return folder
-
-
-@pytest.fixture
-def step(models: Path, tmp_path: Path) -> Init:
-    return Init(source=models / "source", helper=models / "helper", out=tmp_path / "out")
 
 
 def shared_of(models: Path) -> Overlap:
@@ -336,69 +316,6 @@ def test_the_bytes_do_not_depend_on_the_hash_seed(step: Init, tmp_path: Path) ->
     subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": "4242"}, check=True)
     records = [(folder / provenance.FILE).read_bytes() for folder in (step.out, tmp_path / "other")]
     assert records[0] == records[1]  # it holds the hashes of all files
-
-
-def spoil(folder: Path, name: str, value: float) -> None:
-    weights = tensors(folder)
-    weights[name][5, 1] = value
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-
-
-def other_tokenizer(models: Path, tmp_path: Path) -> dict[str, Any]:
-    tiny_tokenizer("byte_bpe", "de").save_pretrained(tmp_path / "other")
-    return {"tokenizer": tmp_path / "other"}
-
-
-def small_helper(models: Path, tmp_path: Path) -> dict[str, Any]:
-    german = tiny_tokenizer("unigram", "de")
-    return {"helper": save_model(tmp_path / "small", tiny_model("gpt2", len(german) - 1, seed=1), german)}
-
-
-def small_source(models: Path, tmp_path: Path) -> dict[str, Any]:
-    english = tiny_tokenizer("byte_bpe", "en")
-    return {"source": save_model(tmp_path / "small", tiny_model("llama", len(english) - 1), english)}
-
-
-def nan_helper(models: Path, tmp_path: Path) -> dict[str, Any]:
-    shutil.copytree(models / "helper", tmp_path / "nan")
-    spoil(tmp_path / "nan", "transformer.wte.weight", torch.nan)
-    return {"helper": tmp_path / "nan"}
-
-
-def infinite_source(models: Path, tmp_path: Path) -> dict[str, Any]:
-    shutil.copytree(models / "source", tmp_path / "inf")
-    spoil(tmp_path / "inf", "lm_head.weight", torch.inf)
-    return {"source": tmp_path / "inf"}
-
-
-def no_overlap(models: Path, tmp_path: Path) -> dict[str, Any]:
-    words = [("<unk>", 0.0), ("<s>", 0.0), ("\u2581\u0642", -1.0), ("\u0644", -1.0)]
-    backend = Tokenizer(UnigramModel(words, unk_id=0))
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    arabic = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>")
-    return {"helper": save_model(tmp_path / "ar", tiny_model("gpt2", 4, seed=1), arabic)}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (other_tokenizer, "different tokenizers"),
-        (small_helper, "small: the embedding has 599 rows, but the tokenizer ids up to 599"),
-        (small_source, "small: the embedding has 599 rows, but the tokenizer ids up to 599"),
-        (nan_helper, r"nan/model\.safetensors: row 5 of transformer\.wte\.weight holds NaN"),
-        (no_overlap, "ar have no overlap"),
-        (infinite_source, r"inf/model\.safetensors: row 5 of lm_head\.weight holds NaN"),
-        (lambda models, tmp_path: {"helper": None, "method": "mean"}, "pass --tokenizer, or --helper"),
-    ],
-)
-def test_bad_input_is_named_and_nothing_is_written(
-    change: Callable[[Path, Path], dict[str, Any]], message: str, step: Init, models: Path, tmp_path: Path
-) -> None:
-    step = replace(step, **change(models, tmp_path))
-    with pytest.raises(UserError, match=message) as caught:
-        init(step)
-    assert "\n" not in str(caught.value)
-    assert not list(tmp_path.glob("out*"))
 
 
 def test_a_tokenizer_that_transformers_misreads_is_a_warning(
