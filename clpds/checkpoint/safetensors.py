@@ -104,8 +104,11 @@ def finite_chunks(name: str, lazy: LazyTensor) -> Iterator[Tensor]:
 
 
 def is_finite(values: Tensor) -> bool:
-    """Whether there is no NaN and no infinity; a finite sum is proof, and many times faster than a look at each."""
-    total = values.sum(dtype=torch.promote_types(values.dtype, torch.float32))
+    """Whether there is no NaN and no infinity; a finite sum is proof, and many times faster than a look at each.
+
+    Sums of float16 soon pass its range; in its own type bfloat16 is summed at 18 GB/s a core, as float32 at 4.
+    """
+    total = values.sum(dtype=torch.float32 if values.dtype == torch.float16 else None)
     return bool(total.isfinite()) or bool(values.isfinite().all())
 
 
