@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +119,20 @@ def _by_depth(sizes: Sizes, points: Mapping[int, Cost]) -> list[Row]:
 
 
 def _by_vocabulary(bench: Bench, sizes: Sizes) -> list[Row]:
-    """Memory and time as the target's vocabulary grows; nothing is asked, both follow it."""
-    source, rows = _source(bench, sizes, _llama(sizes, sizes.layers[0])), []
+    """Memory and time as the target's vocabulary grows; nothing is asked, both follow it. A narrower source does."""
+    narrow = replace(sizes, width=sizes.width // 4)
+    source, rows = _source(bench, narrow, _llama(narrow, narrow.layers[0])), []
     for target in sizes.vocabularies:
         cost = _init(bench, source, _helper(bench, target))
         rows.append(
-            Row(f"init clp to {target:,} tokens", told([cost]), "", cost.peak_bytes / 2**30, "GiB", detail=vars(cost))
+            Row(
+                f"init clp of width {narrow.width:,} to {target:,} tokens",
+                told([cost]),
+                "",
+                cost.peak_bytes / 2**30,
+                "GiB",
+                detail=vars(cost),
+            )
         )
     shutil.rmtree(source)
     return rows
@@ -136,7 +144,7 @@ def _llama(sizes: Sizes, layers: int) -> LlamaConfig:
         hidden_size=sizes.width,
         intermediate_size=sizes.feed_forward,
         num_hidden_layers=layers,
-        num_attention_heads=sizes.width // 128,
+        num_attention_heads=max(1, sizes.width // 128),
         bos_token_id=0,
         eos_token_id=0,
     )
