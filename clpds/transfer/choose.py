@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from clpds.transfer.clp import Space, Variant, helper_space, missing_rows, neighbours, ridge_maps
+from clpds.transfer.clp import Space, Variant, helper_space, missing_rows, nearest, neighbours, ridge_maps
 from clpds.transfer.omp import combinations
 from clpds.transfer.vocabulary_swap import Role
 from clpds.vocabulary.blocks import blocks
@@ -25,8 +25,9 @@ from clpds.vocabulary.overlap import Overlap
 
 HELD_OUT = 1000  # tokens
 SPREAD = 2.0  # standard deviation of the logits with the true rows
-RIDGES = tuple(Variant("ridge", ridge=strength) for strength in (0.001, 0.01, 0.1, 1.0, 10.0))
-"""What every weighting that was asked for is compared with, and ``auto`` chooses from."""
+NEIGHBOURS = (5, 10, 20, 50)
+TEMPERATURES = (0.05, 0.1, 0.2)
+RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0)
 NEAREST = 3  # seen tokens whose mean cosine says how near a token is to the overlap
 BUCKETS = 8  # of nearness, with as many hidden tokens each
 SPARSITIES = (1, 2, 4, 8, 16, 32, 64)
@@ -58,6 +59,19 @@ class Choice:
     variant: Variant
     scores: list[Score]
     helper: dict[Role, Tensor]
+
+
+def grid() -> list[Variant]:
+    """All variants that are ranked."""
+    variants = [Variant("ridge", ridge=strength) for strength in RIDGES]
+    for center in (False, True):
+        variants += [Variant("published", center=center), Variant("clipped", center=center)]
+        variants += [
+            Variant("nearest", neighbours=k, temperature=temperature, center=center)
+            for k in NEIGHBOURS
+            for temperature in TEMPERATURES
+        ]
+    return variants
 
 
 def rank(
@@ -149,12 +163,18 @@ def _weights(space: Space, hidden: Tensor, seen: Tensor) -> Tensor:
 
 
 def _predictions(space: Space, source: Tensor, variants: Sequence[Variant]) -> Iterator[tuple[Variant, Tensor]]:
-    """Each variant's rows of the hidden tokens; what those of a kind have in common is computed once."""
-    strengths = [variant.ridge for variant in variants if variant.kind == "ridge"]
+    """Each variant's rows of the hidden tokens; what variants of a kind have in common is computed once."""
+    cosines, indices = neighbours(space, max((v.neighbours for v in variants), default=1))
+    strengths = [v.ridge for v in variants if v.kind == "ridge"]
     by_ridge = dict(zip(strengths, ridge_maps(space.overlap, source, strengths), strict=True))
     for variant in variants:
-        ridge = variant.kind == "ridge"
-        yield variant, by_ridge[variant.ridge](space.missing) if ridge else missing_rows(space, source, variant)
+        if variant.kind == "nearest":
+            k = variant.neighbours
+            yield variant, nearest(cosines[:, :k], indices[:, :k], source, variant.temperature)
+        elif variant.kind == "ridge":
+            yield variant, by_ridge[variant.ridge](space.missing)
+        else:
+            yield variant, missing_rows(space, source, variant)
 
 
 @dataclass(frozen=True)

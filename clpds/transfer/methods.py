@@ -15,7 +15,7 @@ from clpds.errors import UserError
 from clpds.recipe import Init, InitMethod, VocabularyMethod
 from clpds.transfer import summary
 from clpds.transfer.baselines import mean_rows, overlap_rows, random_rows, segment, subpiece_rows
-from clpds.transfer.choose import RIDGES, Choice, best, choose_sparsity, rank
+from clpds.transfer.choose import Choice, best, choose_sparsity, grid, rank
 from clpds.transfer.clp import Variant, clp
 from clpds.transfer.focus import focus
 from clpds.transfer.models import Models
@@ -61,13 +61,13 @@ def find(step: Init, models: Models) -> Found:
 
 
 def _clp(step: Init, models: Models) -> Found:
-    """Rank the ridges and the weighting asked for, and take that, or the best ridge for ``auto``."""
+    """Rank the weightings and take the one asked for, or the best for ``auto``."""
     shared, helper = models.shared, models.helper_matrices()
-    asked, variants = None, RIDGES
+    asked, variants = None, grid()
     if step.weighting != "auto":
         temperature = step.temperature or TEMPERATURES[step.method]
         asked = Variant(step.weighting, step.neighbours, temperature, step.ridge, step.center)
-        variants = tuple(dict.fromkeys([asked, *RIDGES]))
+        variants = list(dict.fromkeys([asked, *variants]))
     source = {role: models.matrix(role, rows) for role, rows in models.rows.items()}
     scores = rank(shared, source, helper, seed=step.seed, variants=variants)
     chosen = asked or best(scores).variant

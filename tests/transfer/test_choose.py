@@ -1,13 +1,11 @@
 """Ranking on hidden shared tokens, and the numbers that warn."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from clpds.transfer.choose import RIDGES, best, rank
+from clpds.transfer.choose import best, grid, rank
 from clpds.transfer.clp import Variant, clp, helper_space
 from clpds.transfer.condition import condition, mean_pairwise_cosine
 from clpds.vocabulary.overlap import Overlap
@@ -38,7 +36,7 @@ def test_unfit_rows_are_noticed_and_a_better_variant_is_found(
     complaint = condition(found, S, new, helper_space(H, found, center=False)).complaint()
     assert complaint is not None
     assert words in complaint
-    scores = rank(found, {"input": S}, {"input": H}, seed=0, variants=[published, *RIDGES])
+    scores = rank(found, {"input": S}, {"input": H}, seed=0, variants=grid())
     loss = {score.variant: score.loss for score in scores}
     better = best(scores)
     assert better.variant is not None
@@ -59,13 +57,7 @@ def test_the_ranking_is_what_evaluating_every_variant_by_itself_gives() -> None:
     found = shared(120, 40, 200)
     H, S = related(found, 1.0, 1.0)[0], gauss(200, 32, seed=11)
     S[found.source] = H[found.target] @ gauss(24, 32, seed=3) + 2.0
-    beside = [
-        Variant("published"),
-        Variant("clipped"),
-        Variant("nearest", neighbours=3),
-        Variant("nearest", neighbours=9),
-    ]
-    variants = [*RIDGES, *beside, *(replace(variant, center=True) for variant in beside)]
+    variants = grid()
     scores = rank(found, {"input": S}, {"input": H}, seed=5, variants=variants)
 
     order = torch.randperm(120, generator=torch.Generator().manual_seed(5))
@@ -102,7 +94,8 @@ def test_the_ranking_is_what_evaluating_every_variant_by_itself_gives() -> None:
             losses.append(weight[token] * float(logits.logsumexp(dim=0) - logits[token]))
         brute[variant] = sum(losses) / total
     assert {score.variant: pytest.approx(score.loss, rel=1e-4) for score in scores if score.variant} == brute
-    assert best(scores).variant == min(RIDGES, key=lambda variant: brute[variant])
+    ridges = [variant for variant in variants if variant.kind == "ridge"]
+    assert best(scores).variant == min(ridges, key=lambda variant: brute[variant])
     assert [score.loss for score in scores] == sorted(score.loss for score in scores)
 
 
