@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-LONG = 75.0  # seconds; so that all benchmarks end in half an hour
+LONG = 75.0  # seconds after which no further round begins
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
 
 

@@ -24,6 +24,7 @@ from clpds.recipe import Corpus, Optimizer, Schedule, Train
 from clpds.training.engine import build_engine, build_model, deepspeed_config
 from clpds.training.flops import step_flops
 from clpds.training.group import process_group
+from clpds.training.kernels import take_kernels
 from clpds.training.loop import Loop
 from clpds.training.metrics import memory_peak
 from clpds.training.saving import Position
@@ -121,9 +122,11 @@ def measure(setting: Setting, device: torch.device) -> dict[str, Any]:
     options = deepspeed_config(stage, 1)
     if setting.compiled == "deepcompile":
         options["compile"] = {"deepcompile": True}
+    if setting.kernels in ("layers", "liger"):
+        take_kernels(config.model_type, "liger", device)
     fused = setting.kernels in ("fused loss", "liger")
-    if setting.kernels:
-        _take_kernels(layers=setting.kernels != "fused loss", fused=fused)
+    if fused:
+        _fuse_loss()
     model = build_model(random_weights(config, torch.bfloat16), options, device)
     flops = step_flops(model, setting.length)
     engine = build_engine(model, stage, options, device)
@@ -202,11 +205,11 @@ def _stage(setting: Setting) -> Train:
     )
 
 
-def _take_kernels(*, layers: bool, fused: bool) -> None:
-    """Let liger-kernel replace parts of transformers' Llama classes, in this process; ImportError without it."""
+def _fuse_loss() -> None:
+    """Let liger-kernel replace the forward of transformers' Llama, in this process; ImportError without it."""
     from liger_kernel.transformers import apply_liger_kernel_to_llama
 
-    apply_liger_kernel_to_llama(rope=layers, rms_norm=layers, swiglu=layers, fused_linear_cross_entropy=fused)
+    apply_liger_kernel_to_llama(rope=False, rms_norm=False, swiglu=False, fused_linear_cross_entropy=True)
 
 
 def _wait(device: torch.device) -> None:

@@ -7,10 +7,8 @@ from typing import Literal
 import torch
 from transformers import PretrainedConfig
 
-from clpds.checkpoint.anatomy import anatomy
+from clpds.checkpoint.anatomy import meta_model
 from clpds.errors import UserError
-
-LIGER = "liger_kernel"
 
 
 def choose_attention(config: PretrainedConfig, attention: str) -> None:
@@ -22,8 +20,7 @@ def choose_attention(config: PretrainedConfig, attention: str) -> None:
         return
     config._attn_implementation = attention
     try:
-        with torch.device("meta"):
-            anatomy(config).model_class(config)
+        meta_model(config)
     except (ImportError, ValueError) as error:
         raise UserError(f"attention: {attention}: {str(error).splitlines()[0]}") from error
 
@@ -35,10 +32,11 @@ def take_kernels(model_type: str, kernels: Literal["auto", "torch", "liger"], de
     from 46 to 52 % of an H200's matrix peak (docs/performance.md).
     Raises UserError where `liger` is asked for and not to be had.
     """
-    missing = "" if kernels == "torch" else _missing(model_type, device)
-    if missing and kernels == "liger":
-        raise UserError(f"kernels: liger: {missing}; give auto or torch")
-    if missing or kernels == "torch":
+    if kernels == "torch":
+        return False
+    if missing := _missing(model_type, device):
+        if kernels == "liger":
+            raise UserError(f"kernels: liger: {missing}; give auto or torch")
         return False
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
@@ -51,7 +49,7 @@ def take_kernels(model_type: str, kernels: Literal["auto", "torch", "liger"], de
 def _missing(model_type: str, device: torch.device) -> str:
     if device.type != "cuda":
         return "it needs a CUDA device"
-    if not find_spec(LIGER):
+    if not find_spec("liger_kernel"):
         return "liger-kernel is not installed (pip install liger-kernel)"
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
