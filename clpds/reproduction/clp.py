@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clpds.report.measure import total_flops
 from clpds.report.result import Result
-from clpds.reproduction.decoders import MOVED, Size, arms, helper_recipe, language_recipe, source_recipe
+from clpds.reproduction.decoders import MOVED, Size, arms, fresh_weights, helper_recipe, language_recipe, source_recipe
 from clpds.reproduction.lab import Lab
 from clpds.reproduction.race import race
 from clpds.reproduction.savings import HEADER, Savings, figures, numbers, savings, table
@@ -24,8 +24,8 @@ def clp(lab: Lab) -> Result:
     lab.write_texts(["en", "de"])
     start, source = source_recipe(lab, size)
     language, target = language_recipe(lab, size, "de")
-    lab.run("the German inputs", [language])
-    lab.run("the English model and the German helper", [start, helper_recipe(lab, size, target)])
+    second = [helper_recipe(lab, size, target), *fresh_weights(lab, size, source, target)]
+    lab.run("the English model, and what does without it", [start, language, *second], dict.fromkeys(second, language))
     fresh = source.with_suffix(".json")
     starts: dict[str, str | Path] = {"random": fresh, "wechsel": wechsel_options(source, target), **clp_options(target)}
     raced = race(lab, arms(lab, size, source, target, starts), dict.fromkeys(starts, size.rates))

@@ -24,6 +24,8 @@ class Size:
     """Of every arm, in the target's language."""
     every: int
     """Steps between two measurements."""
+    blocks: int = 128
+    """Of held-out text in a measurement."""
     rates: tuple[float, ...] = (1e-3, 3e-3, 6e-3)
     source_lr: float = 3e-3
 
@@ -33,8 +35,8 @@ SIZES = {
     "small": Size(128, 4, 4096, 2500, 64, 1600, 400, 10),
 }
 
-MOVED = SIZES | {"small": replace(SIZES["small"], steps=200)}
-"""Of arms that learn another language: there are many of them."""
+MOVED = SIZES | {"small": replace(SIZES["small"], source_steps=1600, steps=200, blocks=64)}
+"""Of arms that learn another language: there are many of them, and an hour for all."""
 
 
 def source_recipe(lab: Lab, size: Size, name: str = "decoder", *, words: bool = True) -> tuple[Path, Path]:
@@ -82,8 +84,9 @@ def arms(lab: Lab, size: Size, source: Path, target: Path, starts: Mapping[str, 
     """
     folder = lab.shared / f"arms-{lab.size}" / target.name
     inits = {name: start for name, start in starts.items() if isinstance(start, str)}
-    recipe = lab.recipe("decoder-start", f"{target.name}-start", source=source, starts=folder, inits=inits)
-    lab.run("first checkpoints", [recipe])
+    if inits:
+        recipe = lab.recipe("decoder-start", f"{target.name}-start", source=source, starts=folder, inits=inits)
+        lab.run("first checkpoints", [recipe])
 
     def arm(name: str, lr: float, seed: int) -> tuple[Path, Path]:
         run = folder / f"{name}-{lr:g}-{seed}"
@@ -94,6 +97,7 @@ def arms(lab: Lab, size: Size, source: Path, target: Path, starts: Mapping[str, 
             start=folder / name if name in inits else starts[name],
             steps=size.steps,
             every=size.every,
+            blocks=size.blocks,
             lr=lr,
             seed=seed,
             out=run,
@@ -101,3 +105,9 @@ def arms(lab: Lab, size: Size, source: Path, target: Path, starts: Mapping[str, 
         return path, run
 
     return {name: partial(arm, name) for name in starts}
+
+
+def fresh_weights(lab: Lab, size: Size, source: Path, target: Path) -> list[Path]:
+    """The recipes of fresh weights at every learning rate, which need the language's inputs and no other model."""
+    arm = arms(lab, size, source, target, {"random": source.with_suffix(".json")})["random"]
+    return [arm(lr, 0)[0] for lr in size.rates]

@@ -5,11 +5,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -74,9 +74,10 @@ class Lab:
         self.written[out.name] = out
         return out
 
-    def run(self, what: str, recipes: Sequence[Path]) -> None:
+    def run(self, what: str, recipes: Sequence[Path], after: Mapping[Path, Path] = MappingProxyType({})) -> None:
         """Run the recipes that are not done, each in a process of its own, and of these the steps that are not.
 
+        ``after`` names, for a recipe that reads what another one writes, that other one, which comes before it.
         UserError with the last line of the log of the first that fails; the others are then stopped and have saved.
         """
         steps = {path: load_recipe(path).steps for path in recipes}
@@ -89,8 +90,9 @@ class Lab:
         running: dict[Path, subprocess.Popen[bytes]] = {}
         with progress(f"{what} (steps)", todo) as advance, _ended(running):
             while waiting or running:
-                while waiting and len(running) < at_once:
-                    path = waiting.pop(0)
+                ready = [path for path in waiting if after.get(path) not in {*waiting, *running}]
+                for path in ready[: at_once - len(running)]:
+                    waiting.remove(path)
                     running[path] = _start(path, threads)
                 time.sleep(0.5)
                 for path, process in list(running.items()):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clpds.report.result import Result
 from clpds.reproduction.clp import wechsel_options
-from clpds.reproduction.decoders import MOVED, arms, language_recipe, source_recipe
+from clpds.reproduction.decoders import MOVED, arms, fresh_weights, language_recipe, source_recipe
 from clpds.reproduction.lab import Lab
 from clpds.reproduction.race import race
 from clpds.reproduction.savings import HEADER, Savings, figures, numbers, savings, table
@@ -22,7 +22,10 @@ def wechsel(lab: Lab) -> Result:
     lab.write_texts(["en", *languages])
     start, source = source_recipe(lab, size)
     inputs = {language: language_recipe(lab, size, language) for language in languages}
-    lab.run("the English model and each language's inputs", [start, *(recipe for recipe, _ in inputs.values())])
+    first, target = inputs[languages[0]]
+    fresh = fresh_weights(lab, size, source, target)
+    recipes = [start, *(recipe for recipe, _ in inputs.values()), *fresh]
+    lab.run("the English model, and what does without it", recipes, dict.fromkeys(fresh, first))
     saved: dict[str, dict[str, Savings]] = {}
     rates: dict[str, Sequence[float]] = dict.fromkeys(("random", "wechsel"), size.rates)
     for language, (_, target) in inputs.items():

@@ -44,6 +44,17 @@ def test_recipes_run_side_by_side_and_once(tmp_path: Path) -> None:
         lab.run("tokenizers", [*recipes, made(tmp_path, 3, "no.txt")])
 
 
+def test_a_recipe_comes_after_the_one_that_it_needs(tmp_path: Path) -> None:
+    (tmp_path / "de.txt").write_text("\n".join(text("de", 40)))
+    lab = Lab(tmp_path, tmp_path / "claim", "toy", seeds=1, at_once=1)
+    needed, reader = made(tmp_path, 0, "de.txt"), tmp_path / "data.yaml"
+    inputs = f"input: [{tmp_path}/de.txt], tokenizer: {tmp_path}/0"
+    step = f"{{verb: data, {inputs}, sequence_length: 16, out: {tmp_path}/d}}"
+    reader.write_text(f"steps: {{data: {step}}}\n")
+    lab.run("data", [reader, needed], {reader: needed})
+    assert (tmp_path / "d" / "provenance.json").is_file()
+
+
 def test_texts_of_all_languages_hold_out_the_same_chapters(tmp_path: Path) -> None:
     lab = Lab(tmp_path, tmp_path / "claim", "toy", seeds=1, at_once=1)
     lab.write_texts(["en", "de"])
