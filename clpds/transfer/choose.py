@@ -11,13 +11,26 @@ are as near as they.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from clpds.transfer.clp import Space, Variant, helper_space, missing_rows, nearest, neighbours, ridge_maps
+from clpds.transfer.clp import (
+    Kind,
+    Space,
+    Variant,
+    clipped_means,
+    cosine_blocks,
+    helper_space,
+    nearest,
+    neighbours,
+    published,
+    ridge_maps,
+)
 from clpds.transfer.omp import combinations
 from clpds.transfer.vocabulary_swap import Role
 from clpds.vocabulary.blocks import blocks
@@ -88,19 +101,20 @@ def rank(
     mean over the roles. A fifth of the overlap is hidden, 1000 tokens at most, chosen by ``seed``.
     """
     hidden, seen = _hide(shared, seed)
+    k = max(NEAREST, *(variant.neighbours for variant in variants))
     measures: dict[Variant | None, list[tuple[float, float, float]]] = {}
     for role, matrix in source.items():
         s_o, truth = matrix[shared.source[seen]], matrix[shared.source[hidden]].float()
-        rows = {False: helper_space(helper[role], shared, center=False).overlap}
-        centred = helper_space(helper[role], shared, center=True)
-        rows[True], weights = centred.overlap, _weights(centred, hidden, seen)
+        plain = _look(helper_space(helper[role], shared, center=False), hidden, seen, s_o, k)
+        space = helper_space(helper[role], shared, center=True)
+        centred = _look(space, hidden, seen, s_o, k)
+        weights = _weights(centred, space.missing)
         search = _search(truth, s_o)
         mean = s_o.mean(dim=0, dtype=torch.float32).expand_as(truth)
         base = weights * search.losses(mean)
         measures.setdefault(None, []).append(_measure(mean, truth, base, base))
-        for center, h_o in rows.items():
-            space = Space(h_o[seen], h_o[hidden])
-            for variant, predicted in _predictions(space, s_o, [v for v in variants if v.center == center]):
+        for center, look in ((False, plain), (True, centred)):
+            for variant, predicted in _predictions(look, s_o, [v for v in variants if v.center == center]):
                 losses = weights * search.losses(predicted)
                 measures.setdefault(variant, []).append(_measure(predicted, truth, losses, base))
     scores = [Score(variant, *torch.tensor(m).mean(dim=0).tolist()) for variant, m in measures.items()]
@@ -146,35 +160,59 @@ def _hide(shared: Overlap, seed: int) -> tuple[Tensor, Tensor]:
     return hidden, seen
 
 
-def _weights(space: Space, hidden: Tensor, seen: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class _Look:
+    """What the cosines of hidden and seen tokens give, which are computed once."""
+
+    space: Space
+    """The hidden tokens as the missing ones, the seen as the overlap."""
+    cosines: Tensor
+    """(n, k): of the nearest seen tokens, nearest first."""
+    indices: Tensor
+    """(n, k): their places."""
+    clipped: Tensor
+    """(n, d) float32: the rows of ``clp.clipped``."""
+
+
+def _look(whole: Space, hidden: Tensor, seen: Tensor, source: Tensor, k: int) -> _Look:
+    space = Space(whole.overlap[seen], whole.overlap[hidden])
+    n, k, source = len(hidden), min(k, len(seen)), source.float()
+    look = _Look(space, torch.empty(n, k), torch.empty(n, k, dtype=torch.long), torch.empty(n, source.shape[1]))
+    for part, cosines in cosine_blocks(space, "ranking weightings"):
+        look.cosines[part], look.indices[part] = torch.topk(cosines, k)
+        look.clipped[part] = clipped_means(cosines, source)
+    return look
+
+
+def _weights(centred: _Look, missing: Tensor) -> Tensor:
     """Of the hidden tokens, (n,) with mean 1: how often missing ones are in the same bucket of nearness."""
-    missing = space.missing[:: max(1, len(space.missing) // HELD_OUT)]
-
-    def nearness(rows: Tensor) -> Tensor:
-        cosines, _ = neighbours(Space(space.overlap[seen], rows), NEAREST)
-        return cosines.mean(dim=1)
-
-    near = nearness(space.overlap[hidden])
+    some = missing[:: max(1, len(missing) // HELD_OUT)]
+    theirs_near, _ = neighbours(Space(centred.space.overlap, some), NEAREST)
+    near = centred.cosines[:, :NEAREST].mean(dim=1)
     edges = torch.quantile(near, torch.linspace(0, 1, BUCKETS + 1))[1:-1]
-    own, theirs = torch.bucketize(near, edges), torch.bucketize(nearness(missing), edges)
+    own, theirs = torch.bucketize(near, edges), torch.bucketize(theirs_near.mean(dim=1), edges)
     count = torch.bincount(theirs, minlength=BUCKETS) + 1  # no bucket is worth nothing
     weights = (count / torch.bincount(own, minlength=BUCKETS))[own]
     return weights / weights.mean()
 
 
-def _predictions(space: Space, source: Tensor, variants: Sequence[Variant]) -> Iterator[tuple[Variant, Tensor]]:
+def _predictions(look: _Look, source: Tensor, variants: Sequence[Variant]) -> Iterator[tuple[Variant, Tensor]]:
     """Each variant's rows of the hidden tokens; what variants of a kind have in common is computed once."""
-    cosines, indices = neighbours(space, max((v.neighbours for v in variants), default=1))
-    strengths = [v.ridge for v in variants if v.kind == "ridge"]
-    by_ridge = dict(zip(strengths, ridge_maps(space.overlap, source, strengths), strict=True))
+    kinds: dict[Kind, list[Variant]] = {}
     for variant in variants:
-        if variant.kind == "nearest":
-            k = variant.neighbours
-            yield variant, nearest(cosines[:, :k], indices[:, :k], source, variant.temperature)
-        elif variant.kind == "ridge":
-            yield variant, by_ridge[variant.ridge](space.missing)
-        else:
-            yield variant, missing_rows(space, source, variant)
+        kinds.setdefault(variant.kind, []).append(variant)
+    ridges = kinds.get("ridge", [])
+    for variant, said in zip(ridges, ridge_maps(look.space.overlap, source, [v.ridge for v in ridges]), strict=True):
+        yield variant, said(look.space.missing)
+    by_k = attrgetter("neighbours")
+    for k, alike in groupby(sorted(kinds.get("nearest", []), key=by_k), key=by_k):
+        several = list(alike)
+        temperatures = [variant.temperature for variant in several]
+        yield from zip(several, nearest(look.cosines[:, :k], look.indices[:, :k], source, temperatures), strict=True)
+    for variant in kinds.get("clipped", []):
+        yield variant, look.clipped
+    for variant in kinds.get("published", []):
+        yield variant, published(look.space, source)
 
 
 @dataclass(frozen=True)

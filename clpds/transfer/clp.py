@@ -5,7 +5,7 @@ of the source rows s_o of the overlap, weighted by the similarity of the helper'
 ``docs/methods/clp.md`` has the maths.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,7 +96,7 @@ def missing_rows(space: Space, source: Tensor, variant: Variant) -> Tensor:
         return clipped(space, source)
     if variant.kind == "ridge":
         return ridge_maps(space.overlap, source, [variant.ridge])[0](space.missing)
-    return nearest(*neighbours(space, variant.neighbours), source, variant.temperature)
+    return nearest(*neighbours(space, variant.neighbours), source, [variant.temperature])[0]
 
 
 def published(space: Space, source: Tensor) -> Tensor:
@@ -127,13 +127,25 @@ def clipped(space: Space, source: Tensor) -> Tensor:
     """The paper's weights with negative cosines set to 0; the mean of ``source`` where none is left."""
     source = source.float()
     rows = torch.empty(len(space.missing), source.shape[1])
-    with progress("weighting new tokens", len(rows)) as advance:
-        for part in blocks(len(rows), len(source)):
-            weights = (space.missing[part] @ space.overlap.T).clamp_(min=0)
-            weights[weights.sum(dim=1) == 0] = 1
-            rows[part] = (weights @ source).div_(weights.sum(dim=1, keepdim=True))
-            advance(len(weights))
+    for part, cosines in cosine_blocks(space, "weighting new tokens"):
+        rows[part] = clipped_means(cosines, source)
     return rows
+
+
+def clipped_means(cosines: Tensor, source: Tensor) -> Tensor:
+    """``clipped`` from the cosines (b, n): rows (b, d) float32."""
+    weights = cosines.clamp(min=0)
+    weights[weights.sum(dim=1) == 0] = 1
+    return (weights @ source).div_(weights.sum(dim=1, keepdim=True))
+
+
+def cosine_blocks(space: Space, what: str) -> Iterator[tuple[slice, Tensor]]:
+    """Cosines of some missing tokens at a time, and which, with all of the overlap: (b, n); ``what`` names the work."""
+    with progress(what, len(space.missing)) as advance:
+        for part in blocks(len(space.missing), len(space.overlap)):
+            cosines = space.missing[part] @ space.overlap.T
+            yield part, cosines
+            advance(len(cosines))
 
 
 def neighbours(space: Space, k: int) -> tuple[Tensor, Tensor]:
@@ -143,19 +155,17 @@ def neighbours(space: Space, k: int) -> tuple[Tensor, Tensor]:
     """
     k = min(k, len(space.overlap))
     cosines, indices = torch.empty(len(space.missing), k), torch.empty(len(space.missing), k, dtype=torch.long)
-    with progress("nearest tokens", len(cosines)) as advance:
-        for part in blocks(len(cosines), len(space.overlap)):
-            cosines[part], indices[part] = torch.topk(space.missing[part] @ space.overlap.T, k)
-            advance(len(cosines[part]))
+    for part, block in cosine_blocks(space, "nearest tokens"):
+        cosines[part], indices[part] = torch.topk(block, k)
     return cosines, indices
 
 
-def nearest(cosines: Tensor, indices: Tensor, source: Tensor, temperature: float) -> Tensor:
-    """Mean of the nearest tokens' rows, weighted by softmax(cosine / temperature): (m, d) float32."""
-    weights = torch.softmax(cosines / temperature, dim=1)
-    rows = torch.empty(len(weights), source.shape[1])
-    for part in blocks(len(rows), source.shape[1] * weights.shape[1]):
-        rows[part] = torch.einsum("mk,mkd->md", weights[part], source[indices[part]].float())
+def nearest(cosines: Tensor, indices: Tensor, source: Tensor, temperatures: Sequence[float]) -> Tensor:
+    """Mean of the nearest tokens' rows, weighted by softmax(cosine / temperature): (temperatures, m, d) float32."""
+    weights = torch.softmax(cosines[:, None] / torch.tensor(temperatures)[:, None], dim=2)
+    rows = torch.empty(len(temperatures), len(weights), source.shape[1])
+    for part in blocks(len(weights), source.shape[1] * indices.shape[1]):
+        rows[:, part] = (weights[part] @ source[indices[part]].float()).transpose(0, 1)
     return rows
 
 

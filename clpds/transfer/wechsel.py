@@ -53,7 +53,7 @@ def wechsel(subwords: Subwords, copied: tuple[Tensor, Tensor], drawn: Rows, temp
 
     def rows(source: Tensor, role: Role) -> Tensor:
         new = drawn(source, role)
-        new[subwords.targets] = nearest(subwords.cosines, subwords.sources, source, temperature).to(source.dtype)
+        new[subwords.targets] = nearest(subwords.cosines, subwords.sources, source, [temperature])[0].to(source.dtype)
         new[copied[0]] = source[copied[1]]
         return new
 
