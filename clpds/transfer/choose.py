@@ -104,13 +104,13 @@ def rank(
     k = max(NEAREST, *(variant.neighbours for variant in variants))
     measures: dict[Variant | None, list[tuple[float, float, float]]] = {}
     for role, matrix in source.items():
-        s_o, truth = matrix[shared.source[seen]], matrix[shared.source[hidden]].float()
+        s_o, truth = matrix[shared.source[seen]].float(), matrix[shared.source[hidden]].float()
         plain = _look(helper_space(helper[role], shared, center=False), hidden, seen, s_o, k)
         space = helper_space(helper[role], shared, center=True)
         centred = _look(space, hidden, seen, s_o, k)
         weights = _weights(centred, space.missing)
         search = _search(truth, s_o)
-        mean = s_o.mean(dim=0, dtype=torch.float32).expand_as(truth)
+        mean = s_o.mean(dim=0).expand_as(truth)
         base = weights * search.losses(mean)
         measures.setdefault(None, []).append(_measure(mean, truth, base, base))
         for center, look in ((False, plain), (True, centred)):
@@ -176,7 +176,7 @@ class _Look:
 
 def _look(whole: Space, hidden: Tensor, seen: Tensor, source: Tensor, k: int) -> _Look:
     space = Space(whole.overlap[seen], whole.overlap[hidden])
-    n, k, source = len(hidden), min(k, len(seen)), source.float()
+    n, k = len(hidden), min(k, len(seen))
     look = _Look(space, torch.empty(n, k), torch.empty(n, k, dtype=torch.long), torch.empty(n, source.shape[1]))
     for part, cosines in cosine_blocks(space, "ranking weightings"):
         look.cosines[part], look.indices[part] = torch.topk(cosines, k)
