@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from clpds.progress import progress
 from clpds.transfer.clp import (
     Kind,
     Space,
@@ -28,7 +29,7 @@ from clpds.transfer.clp import (
     helper_space,
     nearest,
     neighbours,
-    published,
+    published_map,
     ridge_maps,
 )
 from clpds.transfer.omp import combinations
@@ -103,20 +104,22 @@ def rank(
     hidden, seen = _hide(shared, seed)
     k = max(NEAREST, *(variant.neighbours for variant in variants))
     measures: dict[Variant | None, list[tuple[float, float, float]]] = {}
-    for role, matrix in source.items():
-        s_o, truth = matrix[shared.source[seen]].float(), matrix[shared.source[hidden]].float()
-        plain = _look(helper_space(helper[role], shared, center=False), hidden, seen, s_o, k)
-        space = helper_space(helper[role], shared, center=True)
-        centred = _look(space, hidden, seen, s_o, k)
-        weights = _weights(centred, space.missing)
-        search = _search(truth, s_o)
-        mean = s_o.mean(dim=0).expand_as(truth)
-        base = weights * search.losses(mean)
-        measures.setdefault(None, []).append(_measure(mean, truth, base, base))
-        for center, look in ((False, plain), (True, centred)):
-            for variant, predicted in _predictions(look, s_o, [v for v in variants if v.center == center]):
-                losses = weights * search.losses(predicted)
-                measures.setdefault(variant, []).append(_measure(predicted, truth, losses, base))
+    with progress("ranking weightings", len(source) * len(variants)) as advance:
+        for role, matrix in source.items():
+            s_o, truth = matrix[shared.source[seen]].float(), matrix[shared.source[hidden]].float()
+            plain = _look(helper_space(helper[role], shared, center=False), hidden, seen, s_o, k)
+            space = helper_space(helper[role], shared, center=True)
+            centred = _look(space, hidden, seen, s_o, k)
+            weights = _weights(centred, space.missing)
+            search = _search(truth, s_o)
+            mean = s_o.mean(dim=0).expand_as(truth)
+            base = weights * search.losses(mean)
+            measures.setdefault(None, []).append(_measure(mean, truth, base, base))
+            for center, look in ((False, plain), (True, centred)):
+                for variant, predicted in _predictions(look, s_o, [v for v in variants if v.center == center]):
+                    losses = weights * search.losses(predicted)
+                    measures.setdefault(variant, []).append(_measure(predicted, truth, losses, base))
+                    advance(1)
     scores = [Score(variant, *torch.tensor(m).mean(dim=0).tolist()) for variant, m in measures.items()]
     return sorted(scores, key=lambda score: score.loss)
 
@@ -178,7 +181,7 @@ def _look(whole: Space, hidden: Tensor, seen: Tensor, source: Tensor, k: int) ->
     space = Space(whole.overlap[seen], whole.overlap[hidden])
     n, k = len(hidden), min(k, len(seen))
     look = _Look(space, torch.empty(n, k), torch.empty(n, k, dtype=torch.long), torch.empty(n, source.shape[1]))
-    for part, cosines in cosine_blocks(space, "ranking weightings"):
+    for part, cosines in cosine_blocks(space):
         look.cosines[part], look.indices[part] = torch.topk(cosines, k)
         look.clipped[part] = clipped_means(cosines, source)
     return look
@@ -212,7 +215,7 @@ def _predictions(look: _Look, source: Tensor, variants: Sequence[Variant]) -> It
     for variant in kinds.get("clipped", []):
         yield variant, look.clipped
     for variant in kinds.get("published", []):
-        yield variant, published(look.space, source)
+        yield variant, published_map(look.space.overlap, source)(look.space.missing)
 
 
 @dataclass(frozen=True)

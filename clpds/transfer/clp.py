@@ -5,8 +5,9 @@ of the source rows s_o of the overlap, weighted by the similarity of the helper'
 ``docs/methods/clp.md`` has the maths.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,6 +20,8 @@ from clpds.vocabulary.blocks import blocks
 from clpds.vocabulary.overlap import Overlap
 
 Kind = Literal["published", "clipped", "nearest", "ridge"]
+RowMap = Callable[[Tensor], Tensor]
+"""From the missing tokens' helper rows (m, p), at length 1, to their new rows: (m, d) float32."""
 
 
 @dataclass(frozen=True)
@@ -82,52 +85,81 @@ def clp(
         space = helper_space(helper[role], shared, center=variant.center)
         if shrink:
             new[shared.target[ordinary]] = shrunk(space.overlap, overlap, variant.ridge, shrink)[ordinary]
-        new[shared.missing] = missing_rows(space, overlap, variant).to(source.dtype)
+        make = row_map(space.overlap, overlap, variant)
+        with progress("new rows", len(shared.missing)) as advance:
+            for part in blocks(len(shared.missing), source.shape[1]):
+                new[shared.missing[part]] = make(space.missing[part]).to(source.dtype)
+                advance(len(shared.missing[part]))
         return new
 
     return rows
 
 
-def missing_rows(space: Space, source: Tensor, variant: Variant) -> Tensor:
-    """Rows of the missing tokens, (m, d) float32, from ``source``: the overlap's rows s_o, (n, d), any dtype."""
+def row_map(overlap: Tensor, source: Tensor, variant: Variant) -> RowMap:
+    """How ``variant`` makes rows from the overlap's rows: h_o (n, p) at length 1, and s_o (n, d) of any dtype."""
     if variant.kind == "published":
-        return published(space, source)
-    if variant.kind == "clipped":
-        return clipped(space, source)
+        return published_map(overlap, source)
     if variant.kind == "ridge":
-        return ridge_maps(space.overlap, source, [variant.ridge])[0](space.missing)
-    return nearest(*neighbours(space, variant.neighbours), source, [variant.temperature])[0]
+        return ridge_maps(overlap, source, [variant.ridge])[0]
+    if variant.kind == "clipped":
+        return partial(clipped, overlap, source.float())
+    k, temperature = variant.neighbours, variant.temperature
+    return lambda missing: nearest(*neighbours(Space(overlap, missing), k), source, [temperature])[0]
 
 
-def published(space: Space, source: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class PublishedMap:
     """The paper's weights, w_o = cos(h_t, h_o) / sum cos(h_t, h_o'), without a similarity matrix.
 
-    They are linear in h_t: e_t = (h_t . A) / (h_t . z), A = sum_o h_o s_o^T (p, d) and z = sum_o h_o (p,).
-    The mean of ``source`` takes the place of a row whose denominator is zero to float32's rounding, as that of a
-    zero helper row is, and of one that is longer than all rows it is made of: no mean is. One such row wins
+    They are linear in h_t: e_t = (h_t . A) / (h_t . z), A = sum_o h_o s_o^T and z = sum_o h_o.
+    The mean of the source's rows takes the place of a row whose denominator is zero to float32's rounding, as that
+    of a zero helper row is, and of one that is longer than all rows it is made of: no mean is. One such row wins
     every softmax (7 of 6,447 made 13.8 bits per byte of what is 2.9 without them).
     """
-    A = torch.zeros(space.overlap.shape[1], source.shape[1], dtype=torch.float64)
+
+    A: Tensor
+    """(p, d) float32."""
+    z: Tensor
+    """(p,) float64."""
+    mean: Tensor
+    """(d,) float32: of the source's rows."""
+    longest: float
+    """Of the source's rows."""
+    zero: float
+    """What a denominator has to be above."""
+
+    def __call__(self, helper: Tensor) -> Tensor:
+        """Rows (m, d) float32 for the helper's rows (m, p), scaled to length 1."""
+        denominators = helper.double() @ self.z
+        rows = (helper @ self.A).div_(denominators.float()[:, None])
+        rows[(denominators.abs() <= self.zero) | (rows.norm(dim=1) > self.longest)] = self.mean
+        return rows
+
+
+def published_map(overlap: Tensor, source: Tensor) -> PublishedMap:
+    """The map of ``overlap``, h_o (n, p) at length 1, and ``source``, s_o (n, d) of any dtype."""
+    A = torch.zeros(overlap.shape[1], source.shape[1], dtype=torch.float64)
+    longest = 0.0
     for part in blocks(*source.shape):
-        A += space.overlap[part].T @ source[part].float()
-    z = denominators(space)
-    undefined = z.abs() <= torch.finfo(torch.float32).eps * len(source)
-    rows = (space.missing @ A.float()).div_(z.float()[:, None])
-    longest = max(float(source[part].float().norm(dim=1).max()) for part in blocks(*source.shape))
-    rows[undefined | (rows.norm(dim=1) > longest)] = source.mean(dim=0, dtype=torch.float32)
-    return rows
+        s_o = source[part].float()
+        A += overlap[part].T @ s_o
+        longest = max(longest, float(s_o.norm(dim=1).max()))
+    return PublishedMap(
+        A.float(),
+        z=overlap.sum(dim=0, dtype=torch.float64),
+        mean=source.mean(dim=0, dtype=torch.float32),
+        longest=longest,
+        zero=torch.finfo(torch.float32).eps * len(source),
+    )
 
 
-def denominators(space: Space) -> Tensor:
-    """sum_o cos(h_t, h_o) of every missing token: (m,) float64."""
-    return space.missing.double() @ space.overlap.sum(dim=0, dtype=torch.float64)
+def clipped(overlap: Tensor, source: Tensor, missing: Tensor) -> Tensor:
+    """The paper's weights with negative cosines set to 0; the mean of ``source`` where none is left.
 
-
-def clipped(space: Space, source: Tensor) -> Tensor:
-    """The paper's weights with negative cosines set to 0; the mean of ``source`` where none is left."""
-    source = source.float()
-    rows = torch.empty(len(space.missing), source.shape[1])
-    for part, cosines in cosine_blocks(space, "weighting new tokens"):
+    Rows (m, d) for ``missing``, h_t (m, p), from ``overlap``, h_o (n, p), both at length 1, and s_o (n, d): float32.
+    """
+    rows = torch.empty(len(missing), source.shape[1])
+    for part, cosines in cosine_blocks(Space(overlap, missing)):
         rows[part] = clipped_means(cosines, source)
     return rows
 
@@ -139,13 +171,10 @@ def clipped_means(cosines: Tensor, source: Tensor) -> Tensor:
     return (weights @ source).div_(weights.sum(dim=1, keepdim=True))
 
 
-def cosine_blocks(space: Space, what: str) -> Iterator[tuple[slice, Tensor]]:
-    """Cosines of some missing tokens at a time, and which, with all of the overlap: (b, n); ``what`` names the work."""
-    with progress(what, len(space.missing)) as advance:
-        for part in blocks(len(space.missing), len(space.overlap)):
-            cosines = space.missing[part] @ space.overlap.T
-            yield part, cosines
-            advance(len(cosines))
+def cosine_blocks(space: Space) -> Iterator[tuple[slice, Tensor]]:
+    """Which missing tokens, some at a time, and their cosines with all of the overlap: (b, n)."""
+    for part in blocks(len(space.missing), len(space.overlap)):
+        yield part, space.missing[part] @ space.overlap.T
 
 
 def neighbours(space: Space, k: int) -> tuple[Tensor, Tensor]:
@@ -155,7 +184,7 @@ def neighbours(space: Space, k: int) -> tuple[Tensor, Tensor]:
     """
     k = min(k, len(space.overlap))
     cosines, indices = torch.empty(len(space.missing), k), torch.empty(len(space.missing), k, dtype=torch.long)
-    for part, block in cosine_blocks(space, "nearest tokens"):
+    for part, block in cosine_blocks(space):
         cosines[part], indices[part] = torch.topk(block, k)
     return cosines, indices
 

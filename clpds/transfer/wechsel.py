@@ -7,12 +7,15 @@ softmax(cos / temperature). Shared tokens are no exception. ``docs/methods/wechs
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from clpds.errors import UserError
+from clpds.progress import progress
 from clpds.transfer.clp import Space, nearest, neighbours
 from clpds.transfer.vocabulary_swap import Role, Rows
+from clpds.vocabulary.blocks import blocks
 
 NEIGHBOURS = 10
 TEMPERATURE = 0.1
@@ -40,7 +43,13 @@ def find_neighbours(source: Tensor, target: Tensor, k: int = NEIGHBOURS) -> Subw
     for name, ids in (("source", has), ("target", wanted)):
         if len(ids) == 0:
             raise UserError(f"the {name} embeddings give no token of the {name} tokenizer a vector")
-    cosines, indices = neighbours(Space(normalize(source[has]), normalize(target[wanted])), k)
+    ours, theirs = normalize(source[has]), normalize(target[wanted])
+    found = []
+    with progress("nearest subwords", len(theirs)) as advance:
+        for part in blocks(len(theirs), len(ours)):
+            found.append(neighbours(Space(ours, theirs[part]), k))
+            advance(len(theirs[part]))
+    cosines, indices = map(torch.cat, zip(*found, strict=True))
     return Subwords(wanted, has[indices], cosines)
 
 
