@@ -94,7 +94,7 @@ class Init(Checked):
     """k, for wechsel and the weighting `nearest`."""
     temperature: MaybePositive = None
     """Softmax temperature, for wechsel (0.1 unless told) and the weighting `nearest` (0.05)."""
-    ridge: Amount = 1.0
+    ridge: Amount = 0.01
     """Ridge strength relative to the mean eigenvalue of H^T H (H: helper rows), for the weighting `ridge`."""
     center: bool = False
     """Subtract the mean helper row before similarities are taken (clp)."""

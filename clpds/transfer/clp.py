@@ -31,7 +31,7 @@ class Variant:
     kind: Kind
     neighbours: int = 10
     temperature: float = 0.05
-    ridge: float = 1.0
+    ridge: float = 0.01
     center: bool = False
 
     def __str__(self) -> str:

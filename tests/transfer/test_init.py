@@ -101,7 +101,7 @@ def test_unfit_rows_are_a_warning_that_names_a_better_weighting(
         helper=helper,
         out=tmp_path / "better",
         weighting=options["--weighting"],
-        ridge=float(options.get("--ridge", 1)),
+        ridge=float(options.get("--ridge", 0.01)),
         neighbours=int(options.get("--neighbours", 10)),
         temperature=float(options.get("--temperature", 0.05)),
         center="--center" in better,
