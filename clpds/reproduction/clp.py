@@ -24,8 +24,10 @@ def clp(lab: Lab) -> Result:
     lab.write_texts(["en", "de"])
     start, source = source_recipe(lab, size)
     language, target = language_recipe(lab, size, "de")
+    words = lab.recipe("decoder-words", "words", source=source)
     second = [helper_recipe(lab, size, target), *fresh_weights(lab, size, source, target)]
-    lab.run("the English model, and what does without it", [start, language, *second], dict.fromkeys(second, language))
+    recipes = [start, language, words, *second]
+    lab.run("the English model, and what does without it", recipes, dict.fromkeys(second, language))
     fresh = source.with_suffix(".json")
     starts: dict[str, str | Path] = {"random": fresh, "wechsel": wechsel_options(source, target), **clp_options(target)}
     raced = race(lab, arms(lab, size, source, target, starts), dict.fromkeys(starts, size.rates))

@@ -39,8 +39,8 @@ MOVED = SIZES | {"small": replace(SIZES["small"], source_steps=1600, steps=200, 
 """Of arms that learn another language: there are many of them, and an hour for all."""
 
 
-def source_recipe(lab: Lab, size: Size, name: str = "decoder", *, words: bool = True) -> tuple[Path, Path]:
-    """The recipe of an English model, with word embeddings or without, and its folder; claims of one size share it."""
+def source_recipe(lab: Lab, size: Size, name: str = "decoder") -> tuple[Path, Path]:
+    """The recipe of an English model, and its folder; claims of one size share it."""
     folder = lab.shared / "sources" / f"{name}-{lab.size}"
     config = decoder_config(folder.parent, folder.name, width=size.width, layers=size.layers)
     recipe = lab.recipe(
@@ -48,7 +48,6 @@ def source_recipe(lab: Lab, size: Size, name: str = "decoder", *, words: bool = 
         "source",
         source=folder,
         config=config,
-        words=words,
         vocabulary=size.vocabulary,
         steps=size.source_steps,
         lr=size.source_lr,

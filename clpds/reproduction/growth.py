@@ -23,7 +23,7 @@ def growth(lab: Lab) -> Result:
     large = SIZES[lab.size]
     small = replace(large, width=large.width // 2, layers=large.layers // 2)
     lab.write_texts(["en"])
-    start, source = source_recipe(lab, small, "small", words=False)
+    start, source = source_recipe(lab, small, "small")
     lab.run("the small model", [start])
     fresh = decoder_config(source.parent, f"large-{lab.size}", width=large.width, layers=large.layers)
     grown = f"method: grow, width: {large.width}, depth: {large.layers}"

@@ -24,7 +24,8 @@ def wechsel(lab: Lab) -> Result:
     inputs = {language: language_recipe(lab, size, language) for language in languages}
     first, target = inputs[languages[0]]
     fresh = fresh_weights(lab, size, source, target)
-    recipes = [start, *(recipe for recipe, _ in inputs.values()), *fresh]
+    words = lab.recipe("decoder-words", "words", source=source)
+    recipes = [start, words, *(recipe for recipe, _ in inputs.values()), *fresh]
     lab.run("the English model, and what does without it", recipes, dict.fromkeys(fresh, first))
     saved: dict[str, dict[str, Savings]] = {}
     rates: dict[str, Sequence[float]] = dict.fromkeys(("random", "wechsel"), size.rates)
