@@ -5,7 +5,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,13 +20,15 @@ from clpds import provenance
 from clpds.checkpoint.anatomy import Anatomy, anatomy
 from clpds.checkpoint.lazy import Checkpoint, LazyTensor
 from clpds.checkpoint.names import file_names
-from clpds.checkpoint.safetensors import copy_safetensors, write_safetensors
+from clpds.checkpoint.safetensors import Buffer, copy_safetensors, write_safetensors
 from clpds.errors import UserError
 from clpds.headers import read_header, some
 from clpds.progress import progress
 from clpds.recipe import Step
 from clpds.sharing import ALONE, World, new_shared_folder, see, share_out
 from clpds.tokenizer_files import copy_tokenizer
+
+COPIERS = 2  # files at once: while one is hashed the system copies the next
 
 
 def write_checkpoint(
@@ -166,21 +169,36 @@ def _describe(folder: Path, checkpoint: Checkpoint, plan: _Plan, card: str) -> N
 def _write_shards(
     out: Path, folder: Path, plan: _Plan, mine: Sequence[str], linked: Mapping[str, Path]
 ) -> dict[Path, str]:
-    """Write the files ``mine``; the hashes of those that passed through here, and of the files that they copy."""
+    """Write the files ``mine``; the hashes of those that passed through here, and of the files that they copy.
+
+    Files are copied beside the making of new ones, which goes tensor by tensor as before: memory does not double.
+    """
     hashes: dict[Path, str] = {}
     size = sum(plan.sizes[file] for file in mine if file not in linked)
     see([folder])
-    with progress(f"writing {out} (MB)", size // 10**6) as advance:
-        for name in mine:
-            file, source = folder / name, plan.kept.get(name)
-            if name in linked:
-                _link(linked[name], file)
-                continue
+    with progress(f"writing {out} (MB)", size // 10**6) as advance, ThreadPoolExecutor(COPIERS) as pool:
+
+        def hashed(chunks: Iterable[Buffer]) -> str:
             digest = hashlib.sha256()
-            for chunk in copy_safetensors(source, file) if source else write_safetensors(file, plan.files[name]):
+            for chunk in chunks:
                 digest.update(chunk)
                 advance(len(chunk) / 10**6)
-            hashes |= dict.fromkeys([file, source] if source else [file], digest.hexdigest())
+            return digest.hexdigest()
+
+        for name in mine:
+            if name in linked:
+                _link(linked[name], folder / name)
+        copied = {name: path for name, path in plan.kept.items() if name in mine and name not in linked}
+        copies = {name: pool.submit(hashed, copy_safetensors(path, folder / name)) for name, path in copied.items()}
+        try:
+            for name in mine:
+                if name not in plan.kept:
+                    hashes[folder / name] = hashed(write_safetensors(folder / name, plan.files[name]))
+            for name, path in copied.items():
+                hashes |= dict.fromkeys([folder / name, path], copies[name].result())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return hashes
 
 
