@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clpds.report.measure import total_flops
 from clpds.report.result import Result
-from clpds.reproduction.decoders import MOVED, Size, arms, fresh_weights, helper_recipe, language_recipe, source_recipe
+from clpds.reproduction.decoders import MOVED, Size, arms, moved
 from clpds.reproduction.lab import Lab
 from clpds.reproduction.race import race
 from clpds.reproduction.savings import HEADER, Savings, figures, numbers, savings, table
@@ -22,12 +22,8 @@ def clp(lab: Lab) -> Result:
     """Steps that each first checkpoint saves on the way to the loss that fresh weights end with."""
     size = MOVED[lab.size]
     lab.write_texts(["en", "de"])
-    start, source = source_recipe(lab, size)
-    language, target = language_recipe(lab, size, "de")
-    words = lab.recipe("decoder-words", "words", source=source)
-    second = [helper_recipe(lab, size, target), *fresh_weights(lab, size, source, target)]
-    recipes = [start, language, words, *second]
-    lab.run("the English model, and what does without it", recipes, dict.fromkeys(second, language))
+    source, targets = moved(lab, size, ["de"], helper=True)
+    target = targets["de"]
     fresh = source.with_suffix(".json")
     starts: dict[str, str | Path] = {"random": fresh, "wechsel": wechsel_options(source, target), **clp_options(target)}
     raced = race(lab, arms(lab, size, source, target, starts), dict.fromkeys(starts, size.rates))

@@ -1,6 +1,6 @@
 """What the claims about decoders share: the English model, a language's inputs, and arms that start from either."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ SIZES = {
 }
 
 MOVED = SIZES | {"small": replace(SIZES["small"], source_steps=1600, steps=200, blocks=64)}
-"""Of arms that learn another language: there are many of them, and an hour for all."""
+"""Of arms that learn another language: there are many of them."""
 
 
 def source_recipe(lab: Lab, size: Size, name: str = "decoder") -> tuple[Path, Path]:
@@ -76,6 +76,24 @@ def helper_recipe(lab: Lab, size: Size, target: Path) -> Path:
     )
 
 
+def moved(lab: Lab, size: Size, languages: Sequence[str], *, helper: bool = False) -> tuple[Path, dict[str, Path]]:
+    """Make the English model, with word embeddings, and each language's inputs: the folder of it and of each of these.
+
+    Beside the model is trained what the first language does without it: fresh weights at every learning rate, and
+    its helper if asked for.
+    """
+    start, source = source_recipe(lab, size)
+    inputs = {language: language_recipe(lab, size, language) for language in languages}
+    first, target = inputs[languages[0]]
+    words = lab.recipe("decoder-words", "words", source=source)
+    second = [helper_recipe(lab, size, target)] if helper else []
+    fresh = arms(lab, size, source, target, {"random": source.with_suffix(".json")})["random"]
+    second += [fresh(lr, 0)[0] for lr in size.rates]
+    recipes = [start, *(recipe for recipe, _ in inputs.values()), words, *second]
+    lab.run("the English model, and what does without it", recipes, after=dict.fromkeys(second, first))
+    return source, {language: folder for language, (_, folder) in inputs.items()}
+
+
 def arms(lab: Lab, size: Size, source: Path, target: Path, starts: Mapping[str, str | Path]) -> dict[str, Arm]:
     """An arm for each name: from a model or config, or from the options of a `clpds init`, which is done now.
 
@@ -104,9 +122,3 @@ def arms(lab: Lab, size: Size, source: Path, target: Path, starts: Mapping[str, 
         return path, run
 
     return {name: partial(arm, name) for name in starts}
-
-
-def fresh_weights(lab: Lab, size: Size, source: Path, target: Path) -> list[Path]:
-    """The recipes of fresh weights at every learning rate, which need the language's inputs and no other model."""
-    arm = arms(lab, size, source, target, {"random": source.with_suffix(".json")})["random"]
-    return [arm(lr, 0)[0] for lr in size.rates]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, MappingProxyType
+from types import FrameType
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -74,7 +74,7 @@ class Lab:
         self.written[out.name] = out
         return out
 
-    def run(self, what: str, recipes: Sequence[Path], after: Mapping[Path, Path] = MappingProxyType({})) -> None:
+    def run(self, what: str, recipes: Sequence[Path], after: Mapping[Path, Path] = {}) -> None:
         """Run the recipes that are not done, each in a process of its own, and of these the steps that are not.
 
         ``after`` names, for a recipe that reads what another one writes, that other one, which comes before it.

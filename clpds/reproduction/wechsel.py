@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clpds.report.result import Result
 from clpds.reproduction.clp import wechsel_options
-from clpds.reproduction.decoders import MOVED, arms, fresh_weights, language_recipe, source_recipe
+from clpds.reproduction.decoders import MOVED, arms, moved
 from clpds.reproduction.lab import Lab
 from clpds.reproduction.race import race
 from clpds.reproduction.savings import HEADER, Savings, figures, numbers, savings, table
@@ -20,16 +20,10 @@ def wechsel(lab: Lab) -> Result:
     size = MOVED[lab.size]
     languages = TOY if lab.size == "toy" else tuple(LANGUAGES)
     lab.write_texts(["en", *languages])
-    start, source = source_recipe(lab, size)
-    inputs = {language: language_recipe(lab, size, language) for language in languages}
-    first, target = inputs[languages[0]]
-    fresh = fresh_weights(lab, size, source, target)
-    words = lab.recipe("decoder-words", "words", source=source)
-    recipes = [start, words, *(recipe for recipe, _ in inputs.values()), *fresh]
-    lab.run("the English model, and what does without it", recipes, dict.fromkeys(fresh, first))
+    source, targets = moved(lab, size, languages)
     saved: dict[str, dict[str, Savings]] = {}
     rates: dict[str, Sequence[float]] = dict.fromkeys(("random", "wechsel"), size.rates)
-    for language, (_, target) in inputs.items():
+    for language, target in targets.items():
         starts: dict[str, str | Path] = {
             "random": source.with_suffix(".json"),
             "wechsel": wechsel_options(source, target),

@@ -102,26 +102,32 @@ def rank(
     mean over the roles. A fifth of the overlap is hidden, 1000 tokens at most, chosen by ``seed``.
     """
     hidden, seen = _hide(shared, seed)
-    k = max(NEAREST, *(variant.neighbours for variant in variants))
     measures: dict[Variant | None, list[tuple[float, float, float]]] = {}
-    with progress("ranking weightings", len(source) * len(variants)) as advance:
+    with progress("ranking weightings", len(source) * (1 + len(variants))) as advance:
         for role, matrix in source.items():
-            s_o, truth = matrix[shared.source[seen]].float(), matrix[shared.source[hidden]].float()
-            plain = _look(helper_space(helper[role], shared, center=False), hidden, seen, s_o, k)
-            space = helper_space(helper[role], shared, center=True)
-            centred = _look(space, hidden, seen, s_o, k)
-            weights = _weights(centred, space.missing)
-            search = _search(truth, s_o)
-            mean = s_o.mean(dim=0).expand_as(truth)
-            base = weights * search.losses(mean)
-            measures.setdefault(None, []).append(_measure(mean, truth, base, base))
-            for center, look in ((False, plain), (True, centred)):
-                for variant, predicted in _predictions(look, s_o, [v for v in variants if v.center == center]):
-                    losses = weights * search.losses(predicted)
-                    measures.setdefault(variant, []).append(_measure(predicted, truth, losses, base))
-                    advance(1)
+            for variant, measure in _measures(shared, matrix, helper[role], hidden, seen, variants):
+                measures.setdefault(variant, []).append(measure)
+                advance(1)
     scores = [Score(variant, *torch.tensor(m).mean(dim=0).tolist()) for variant, m in measures.items()]
     return sorted(scores, key=lambda score: score.loss)
+
+
+def _measures(
+    shared: Overlap, matrix: Tensor, helper: Tensor, hidden: Tensor, seen: Tensor, variants: Sequence[Variant]
+) -> Iterator[tuple[Variant | None, tuple[float, float, float]]]:
+    """Loss, error and cosine of the mean row (None) and of every variant, for one role."""
+    s_o, truth = matrix[shared.source[seen]].float(), matrix[shared.source[hidden]].float()
+    k = max(NEAREST, *(variant.neighbours for variant in variants))
+    plain = _look(helper_space(helper, shared, center=False), hidden, seen, s_o, k)
+    space = helper_space(helper, shared, center=True)
+    centred = _look(space, hidden, seen, s_o, k)
+    weights, search = _weights(centred, space.missing), _search(truth, s_o)
+    mean = s_o.mean(dim=0).expand_as(truth)
+    base = weights * search.losses(mean)
+    yield None, _measure(mean, truth, base, base)
+    for center, look in ((False, plain), (True, centred)):
+        for variant, predicted in _predictions(look, s_o, [v for v in variants if v.center == center]):
+            yield variant, _measure(predicted, truth, weights * search.losses(predicted), base)
 
 
 def choose_sparsity(

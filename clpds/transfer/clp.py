@@ -88,8 +88,9 @@ def clp(
         make = row_map(space.overlap, overlap, variant)
         with progress("new rows", len(shared.missing)) as advance:
             for part in blocks(len(shared.missing), source.shape[1]):
-                new[shared.missing[part]] = make(space.missing[part]).to(source.dtype)
-                advance(len(shared.missing[part]))
+                ids = shared.missing[part]
+                new[ids] = make(space.missing[part]).to(source.dtype)
+                advance(len(ids))
         return new
 
     return rows
@@ -177,7 +178,7 @@ def cosine_blocks(space: Space) -> Iterator[tuple[slice, Tensor]]:
         yield part, space.missing[part] @ space.overlap.T
 
 
-def neighbours(space: Space, k: int) -> tuple[Tensor, Tensor]:
+def neighbours(space: Space, k: int, advance: Callable[[float], None] = lambda _: None) -> tuple[Tensor, Tensor]:
     """Cosines and positions in the overlap of each missing token's k nearest, nearest first: both (m, k).
 
     k falls to n where the overlap is smaller.
@@ -186,6 +187,7 @@ def neighbours(space: Space, k: int) -> tuple[Tensor, Tensor]:
     cosines, indices = torch.empty(len(space.missing), k), torch.empty(len(space.missing), k, dtype=torch.long)
     for part, block in cosine_blocks(space):
         cosines[part], indices[part] = torch.topk(block, k)
+        advance(len(block))
     return cosines, indices
 
 

@@ -7,7 +7,6 @@ softmax(cos / temperature). Shared tokens are no exception. ``docs/methods/wechs
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -15,7 +14,6 @@ from clpds.errors import UserError
 from clpds.progress import progress
 from clpds.transfer.clp import Space, nearest, neighbours
 from clpds.transfer.vocabulary_swap import Role, Rows
-from clpds.vocabulary.blocks import blocks
 
 NEIGHBOURS = 10
 TEMPERATURE = 0.1
@@ -44,12 +42,8 @@ def find_neighbours(source: Tensor, target: Tensor, k: int = NEIGHBOURS) -> Subw
         if len(ids) == 0:
             raise UserError(f"the {name} embeddings give no token of the {name} tokenizer a vector")
     ours, theirs = normalize(source[has]), normalize(target[wanted])
-    found = []
     with progress("nearest subwords", len(theirs)) as advance:
-        for part in blocks(len(theirs), len(ours)):
-            found.append(neighbours(Space(ours, theirs[part]), k))
-            advance(len(theirs[part]))
-    cosines, indices = map(torch.cat, zip(*found, strict=True))
+        cosines, indices = neighbours(Space(ours, theirs), k, advance)
     return Subwords(wanted, has[indices], cosines)
 
 
