@@ -19,6 +19,7 @@ from clpds.objectives import Objective, objective_of
 from clpds.recipe import Train
 from clpds.run_folder import asked_to_stop, read_trainer
 from clpds.training import resuming
+from clpds.training.allocator import keep_freed_memory
 from clpds.training.divergence import write_bad_batches
 from clpds.training.engine import build_engine, build_model, deepspeed_config, freeze
 from clpds.training.flops import step_flops
@@ -77,6 +78,8 @@ def _train(
     flops = step_flops(model, inputs.mixture.sequence_length)
     engine = build_engine(model, stage, config, device)
     objective.check(engine)
+    if device.type == "cpu":
+        keep_freed_memory()
     position = resuming.load(engine, resume) if resume else Position()
 
     loop = Loop(stage, objective, inputs, engine, device)
