@@ -70,12 +70,11 @@ def memory(
 
 
 def _stage3(size: Size, zero: Zero, P: int, T: int, ranks: int) -> dict[str, float]:
-    """Everything in slices; whole are the tensor in use, those prefetched and the small, persistent ones.
+    """Everything in slices; whole are the tensor in use, those prefetched, the small, persistent ones and the last.
 
-    stage3_max_reuse_distance would keep more from the forward to the backward pass, but does not in
-    this trainer: seen in a 2-rank run, every layer is released after its forward pass.
+    The last are those that the backward pass needs within stage3_max_reuse_distance: half of it lies before the turn.
     """
-    kept = size.up_to(zero.persistent) + zero.prefetch + size.largest
+    kept = size.up_to(zero.persistent) + zero.prefetch + size.largest + zero.reuse / 2
     alone = ranks == 1 and zero.parameters == "none"  # nothing is gathered: slices are whole
     whole = 0.0 if alone else min(P, kept)
     on_host = zero.optimizer != "none"

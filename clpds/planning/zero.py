@@ -33,6 +33,8 @@ class Zero:
     gather_bucket: int
     prefetch: int
     persistent: int
+    reuse: int
+    """Parameters read between two uses of one that is not released in between."""
     sub_group: int
     overlap: bool
 
@@ -83,6 +85,7 @@ def read_zero(file: Path) -> Zero:
         gather_bucket=number("allgather_bucket_size", 5e8),
         prefetch=number("stage3_prefetch_bucket_size", 5e7),
         persistent=number("stage3_param_persistence_threshold", 1e5),
+        reuse=number("stage3_max_reuse_distance", 1e9),
         sub_group=number("sub_group_size", 1e9),
         overlap=bool(zero.get("overlap_comm", zero["stage"] == 3)),
     )

@@ -1,5 +1,6 @@
 """The DeepSpeed engine: its JSON completed from the stage, the model sliced over ranks, AdamW."""
 
+import copy
 import json
 from fnmatch import fnmatchcase
 from typing import Any
@@ -146,6 +147,22 @@ def build_engine(model: PreTrainedModel, stage: Train, config: dict[str, Any], d
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
     engine.train()
     return engine
+
+
+def forget_forward_passes(engine: Any) -> None:
+    """Let ZeRO-3 learn the order of modules from whole steps; to be called between passes without gradients and these.
+
+    DeepSpeed (0.19.8) notes for good when a parameter may be released. What it learns while nothing goes backward, in
+    the trial of `can_isolate` or a validation before the first step, is to release all of them after each forward
+    pass: it then gathers them again one by one in every backward pass, 1.9 s instead of 1.3 of a 135M on two ranks.
+    """
+    offload = getattr(engine.optimizer, "parameter_offload", None)
+    if offload is None:
+        return
+    coordinator = offload.get_param_coordinator()
+    if not coordinator.is_invalid_trace():
+        coordinator._invalidate_trace()
+    offload.param_coordinator = copy.copy(coordinator)  # the notes are a cache, and it goes by the object
 
 
 def _shape(parameter: nn.Parameter) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from clpds.run_folder import asked_to_stop, read_trainer
 from clpds.training import resuming
 from clpds.training.allocator import keep_freed_memory
 from clpds.training.divergence import write_bad_batches
-from clpds.training.engine import build_engine, build_model, deepspeed_config, freeze
+from clpds.training.engine import build_engine, build_model, deepspeed_config, forget_forward_passes, freeze
 from clpds.training.flops import step_flops
 from clpds.training.group import agree, first_rank, on_first_rank, total
 from clpds.training.kernels import choose_attention, take_kernels
@@ -104,6 +104,7 @@ def _train(
     with closing(metrics) if metrics else nullcontext(), Saver(engine, stage, same) as saver:
         if position.step == 0 and stage.validation.every is not None:
             score()
+        forget_forward_passes(engine)
         saved = position.step
         while position.step < stage.steps:
             stop = flag.number != 0 or (metrics is not None and metrics.refused is not None)
