@@ -21,7 +21,7 @@ from clpds.accelerators import peak_flops
 from clpds.data.blocks import IGNORED, Batch
 from clpds.objectives.causal import Causal
 from clpds.recipe import Corpus, Optimizer, Schedule, Train
-from clpds.training.engine import build_engine, build_model, deepspeed_config
+from clpds.training.engine import build_engine, build_model, deepspeed_config, forget_forward_passes
 from clpds.training.flops import step_flops
 from clpds.training.group import process_group
 from clpds.training.kernels import take_kernels
@@ -132,6 +132,7 @@ def measure(setting: Setting, device: torch.device) -> dict[str, Any]:
     engine = build_engine(model, stage, options, device)
     objective = (FusedCausal if fused else Causal)(isolate=stage.isolate_documents)
     objective.check(engine)
+    forget_forward_passes(engine)
     if setting.compiled:
         engine.compile()
     mixture = OneBlock(setting, config.vocab_size)

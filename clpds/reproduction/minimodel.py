@@ -16,7 +16,7 @@ from clpds.reproduction.lab import Lab
 from clpds.reproduction.race import race
 
 MODELS = {"primary": "standard approach", "mini": "mini-model"}
-LANGUAGES = {"de": "German", "fr": "French", "es": "Spanish", "ru": "Russian", "vi": "Vietnamese"}
+LANGUAGES = {"de": "German", "fr": "French", "ru": "Russian", "vi": "Vietnamese"}
 SHARE = 0.95  # of the standard approach's quality, which both are to reach
 
 
@@ -35,7 +35,7 @@ class Size:
     points: int
     """How often on the way an adaptation is measured."""
     languages: tuple[str, ...]
-    """The first is measured with every seed, the others with one."""
+    """Rates are tried in the first."""
     source_lr: float = 1.5e-3
     task_lr: float = 5e-4
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
@@ -43,7 +43,7 @@ class Size:
 
 SIZES = {
     "toy": Size(64, 4, 2, 1024, 700, 300, 240, 3, ("de",), 3e-3, 1e-3, rates=(3e-3,)),
-    "small": Size(128, 6, 2, 8192, 2000, 800, 400, 8, ("de", "fr", "es", "ru", "vi")),
+    "small": Size(128, 6, 2, 8192, 1600, 800, 320, 8, ("de", "fr", "ru", "vi")),
 }
 
 
@@ -87,13 +87,14 @@ def minimodel(lab: Lab) -> Result:
         lab, {model: partial(adapt, first, model) for model in MODELS}, dict.fromkeys(MODELS, size.rates), _wrong
     )
     rates = {model: arm.lr for model, arm in raced.items()}
-    lab.run("other languages", [adapt(lg, model, rates[model], 0)[0] for lg in size.languages[1:] for model in MODELS])
+    seeds = range(lab.seeds)
+    lab.run(
+        "other languages",
+        [adapt(lg, model, rates[model], seed)[0] for lg in size.languages[1:] for model in MODELS for seed in seeds],
+    )
     arms = {
-        language: {
-            model: [_read(adapt(language, model, rates[model], seed)[1].parent) for seed in range(seeds)]
-            for model in MODELS
-        }
-        for language, seeds in {first: lab.seeds, **dict.fromkeys(size.languages[1:], 1)}.items()
+        lg: {model: [_read(adapt(lg, model, rates[model], seed)[1].parent) for seed in seeds] for model in MODELS}
+        for lg in size.languages
     }
     english = [json.loads((lab.folder / f"task-{seed}.json").read_text())["accuracy"] for seed in range(lab.seeds)]
     return _result(lab, size, arms, rates, english)
@@ -148,13 +149,12 @@ def _ratios(standard: _Adaptation, mini: _Adaptation) -> dict[str, float] | None
 def _result(
     lab: Lab, size: Size, arms: dict[str, dict[str, list[_Adaptation]]], rates: dict[str, float], english: list[float]
 ) -> Result:
-    """Compute to 95 % of what the standard approach reaches, by language, and the curves of the first."""
-    first = size.languages[0]
+    """Compute to 95 % of what the standard approach reaches, and the curves, by language."""
     rows = []
     ratios = {language: [_ratios(*pair) for pair in zip(*arm.values(), strict=True)] for language, arm in arms.items()}
     for language, arm in arms.items():
         found = [ratio for ratio in ratios[language] if ratio]
-        whole = len(found) == len(ratios[language])
+        whole = len(found) == lab.seeds
         rows.append(
             [
                 LANGUAGES[language],
@@ -167,28 +167,30 @@ def _result(
                 ),
             ]
         )
-    best = [ratio["flops"] for ratio in ratios[first] if ratio]
-    less = f", at {Spread(tuple(best)).said('.1f')} times less compute" if best else ""
+    all_of_them = lab.seeds * len(arms)
+    reached = [ratio["flops"] for language in ratios.values() for ratio in language if ratio]
+    less = f", at {min(reached):.1f} to {max(reached):.1f} times less compute" if reached else ""
     chance = json.loads((lab.folder / "task-0.json").read_text())["chance"]
     return Result(
         title="Mini-model adaptation: embeddings learnt under some of the layers",
         paper="Marchisio, Lewis, Chen & Artetxe 2023, arXiv 2212.10503",
         published="The quality of the standard approach at 2.3 times less compute on average.",
         measured=(
-            f"{len(best)} of {lab.seeds} seeds reach 95 % of the standard approach's zero-shot accuracy in "
-            f"{LANGUAGES[first]}{less} "
+            f"{len(reached)} of {all_of_them} mini-models reach 95 % of the standard approach's zero-shot "
+            f"accuracy{less} "
             f"(accuracy in English {Spread(tuple(english)).said('.1%')}, chance {chance:.1%})."
         ),
-        shown=len(best) == lab.seeds and min(best) > 1,
+        shown=len(reached) == all_of_them and min(reached) > 1,
         header=["", "before", "standard", "mini", "FLOPs", "seconds"],
         rows=rows,
         figures=[
             Figure(
-                f"Zero-shot accuracy in {LANGUAGES[first]} while its embeddings are learnt.",
+                f"Zero-shot accuracy in {LANGUAGES[language]} while its embeddings are learnt.",
                 "model FLOPs",
                 "accuracy",
-                [_line(label, arms[first][model]) for model, label in MODELS.items()],
+                [_line(label, arm[model]) for model, label in MODELS.items()],
             )
+            for language, arm in arms.items()
         ],
         settings=[
             ("model", f"BERT, {size.layers} layers, width {size.width}, a second head after layer {size.take}"),
@@ -204,9 +206,10 @@ def _result(
             lab.said_of_text("three English versions, two French, one of each other language"),
             (
                 "tuning",
-                f"each arm at the best of the rates {', '.join(f'{r:g}' for r in size.rates)}, by accuracy (seed 0)",
+                f"each way at the best of the rates {', '.join(f'{r:g}' for r in size.rates)}, by accuracy in "
+                f"{LANGUAGES[size.languages[0]]} (seed 0)",
             ),
-            ("seeds", f"{lab.seeds} of task and adaptation in {LANGUAGES[first]}, one elsewhere; one English model"),
+            ("seeds", f"{lab.seeds} of task and adaptation; one English model"),
         ],
         numbers={
             "settings": asdict(size),
