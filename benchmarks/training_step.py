@@ -16,7 +16,7 @@ from benchmarks.table import Row
 
 RANKS = 2
 LENGTH = 128
-WARM_UP = 2  # steps: the first trace of ZeRO-3's prefetching, and of the allocator
+WARM_UP = 6  # steps: two traces of ZeRO-3's prefetching, and the allocator's growth
 WAYS = {"ours": "clpds train", "trainer": "Trainer", "bare": "bare loop"}
 LEAST = {"trainer": 1.0, "bare": 0.97}
 TINY = LlamaConfig(
@@ -27,7 +27,7 @@ TINY = LlamaConfig(
 def measure(bench: Bench) -> list[Row]:
     """A tiny model, where only overhead counts, and the shape of SmolLM2-135M."""
     rows = _rows(bench, "tiny", TINY, steps=12 if bench.quick else 60, micro_batch=4)
-    return rows if bench.quick else rows + _rows(bench, "135M", SMOLLM2_135M, steps=7, micro_batch=1)
+    return rows if bench.quick else rows + _rows(bench, "135M", SMOLLM2_135M, steps=20, micro_batch=1)
 
 
 def _rows(bench: Bench, name: str, config: LlamaConfig, *, steps: int, micro_batch: int) -> list[Row]:
@@ -47,9 +47,9 @@ def _rows(bench: Bench, name: str, config: LlamaConfig, *, steps: int, micro_bat
     seen: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
 
     def once(way: str) -> Cost:
+        shutil.rmtree(run, ignore_errors=True)
         cost = cost_of(on_ranks(RANKS, "benchmarks.steppers", way, recipe, told[way]))
         seen[way].append(json.loads(told[way].read_text()))
-        shutil.rmtree(run, ignore_errors=True)
         return cost
 
     take_turns({way: lambda way=way: once(way) for way in WAYS}, bench.rounds)

@@ -15,6 +15,7 @@ shares give twins different gradients. What is drawn has the standard deviation 
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -54,10 +55,15 @@ class Draw:
     """Where random numbers of one tensor come from."""
 
     generator: torch.Generator
-    deviation: float
-    """Of the source's tensor."""
+    source: Tensor
+    """The source's tensor."""
     noise: float
     """Deviation of what is added to copies and zeros, in units of ``deviation``."""
+
+    @cached_property
+    def deviation(self) -> float:
+        """Standard deviation of the source's tensor, rounded, so that the order of summing does not matter."""
+        return float(f"{self.source.float().std(correction=0):.3g}")
 
     def normal(self, shape: torch.Size) -> Tensor:
         """Float32, mean 0, the tensor's deviation."""

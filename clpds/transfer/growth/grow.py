@@ -133,5 +133,4 @@ def _ends(rule: str, made: Plan, *, new: bool) -> list[tuple[str, int, Axis, End
 def _draw(name: str, tensor: Tensor, noise: float, seed: int) -> Draw:
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    deviation = float(f"{tensor.float().std(correction=0):.3g}")  # so that the order of summing does not matter
-    return Draw(generator, deviation, noise)
+    return Draw(generator, tensor, noise)

@@ -4,20 +4,20 @@ import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import prod
 
 import torch
 from torch import Tensor
 from transformers.initialization import no_init_weights
 
-from clpds.checkpoint import Checkpoint
+from clpds.checkpoint import Checkpoint, LazyTensor, anatomy
 from clpds.checkpoint.anatomy import model_class
 from clpds.progress import progress
 from clpds.transfer.growth.grow import grow
 from clpds.transfer.growth.plan import Growth
 
 BATCH = (2, 64)  # random tokens
-ROOM = 6 * 10**9  # bytes of the grown model in float32; the source is gone by the time it is built
+WORDS = 1024  # the first rows of the vocabulary: no rule of growth touches that axis
+ROOM = 3 * 10**8  # parameters of the grown model, in float32; the source is gone by the time it is built
 
 
 @dataclass(frozen=True)
@@ -31,34 +31,52 @@ class Difference:
 
 
 def measure(source: Checkpoint, growth: Growth, room: int = ROOM) -> Difference | None:
-    """Run source and grown model one after the other; of a large model its first layers; None if not one fits.
+    """Run source and grown model one after the other on their first words; of a large model its first layers.
 
-    All layers grow by the same rules, so that the first ones tell of the rest.
+    All layers grow by the same rules, so that the first ones tell of the rest. One may have four times ``room``; None
+    if it has more.
     """
     layers = source.config.num_hidden_layers
-    small = source, growth
-    while 4 * sum(prod(tensor.shape) for tensor in grow(*small).tensors.values()) > room:
-        if layers == 1:
-            return None
+    small = _first(layers, source, growth)
+    while _size(grow(*small)) > room and layers > 1:
         layers = (layers + 1) // 2
         small = _first(layers, source, growth)
-    tokens = torch.randint(source.config.vocab_size, BATCH, generator=torch.Generator().manual_seed(growth.seed))
+    if _size(grow(*small)) > 4 * room:
+        return None
+    words = small[0].config.vocab_size
+    tokens = torch.randint(words, BATCH, generator=torch.Generator().manual_seed(growth.seed))
     models = small[0], grow(*small)
     with progress("comparing logits (tensors)", sum(len(model.tensors) for model in models)) as advance:
         before, after = (_logits(model, tokens, advance) for model in models)
     return Difference(float((after - before).abs().max() / before.abs().max()), layers)
 
 
+def _size(checkpoint: Checkpoint) -> int:
+    return sum(tensor.numel for tensor in checkpoint.tensors.values())
+
+
 def _first(layers: int, source: Checkpoint, growth: Growth) -> tuple[Checkpoint, Growth]:
-    """The source's first ``layers``, and a growth that adds one to them if it added any."""
+    """The source's first ``layers`` and words, and a growth that adds a layer to them if it added any."""
     config = copy.deepcopy(source.config)
     config.num_hidden_layers = layers
+    config.vocab_size = min(WORDS, config.vocab_size)
+    if (config.pad_token_id or 0) >= config.vocab_size:
+        config.pad_token_id = None
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]
     numbers = {name: re.search(r"\.(\d+)\.", name) for name in source.tensors}
     beyond = tuple(name for name, number in numbers.items() if number and int(number[1]) >= layers)
     deeper = growth.depth is not None and growth.depth > source.config.num_hidden_layers
-    return source.derive(dropped=beyond, config=config), replace(growth, depth=layers + 1 if deeper else None)
+    words = {name: _rows(source.tensors[name], config.vocab_size) for name in anatomy(source.config).vocabulary}
+    cut = source.derive(dropped=beyond, replaced=words, config=config)
+    return cut, replace(growth, depth=layers + 1 if deeper else None)
+
+
+def _rows(whole: LazyTensor, count: int) -> LazyTensor:
+    def load() -> Tensor:
+        return whole.rows(0, count) if whole.rows else whole.load()[:count]
+
+    return LazyTensor((count, *whole.shape[1:]), whole.dtype, load, origin=whole.origin)
 
 
 @torch.no_grad()

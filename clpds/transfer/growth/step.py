@@ -48,7 +48,7 @@ class Grown:
     def measured(self) -> str:
         """How far the logits are from the source's, in words."""
         if self.difference is None:
-            return "not measured, as one layer and the vocabulary are too large to be held"
+            return "not measured, as one layer is too large to be held"
         first = self.difference.layers
         of = f" (the first {first} of {self.before['layers']} layers)" if first < self.before["layers"] else ""
         return f"{self.difference.relative:.1e} of the largest logit{of}"
