@@ -19,6 +19,7 @@ import torch.distributed as dist
 from clpds.output import sync
 from clpds.recipe import Saving, load_stage
 from clpds.run_folder import TRAINER
+from clpds.training.allocator import keep_freed_memory
 from clpds.training.engine import build_engine, build_model, deepspeed_config
 from clpds.training.group import process_group
 from clpds.training.loop import rank_indices
@@ -38,6 +39,8 @@ def main(recipe: Path, rounds: int, out: Path) -> None:
         checkpoint = open_model(stage, inputs)
         prepare_run(stage, checkpoint)
         engine = build_engine(build_model(checkpoint, config, device), stage, config, device)
+        if device.type == "cpu":
+            keep_freed_memory()  # as the trainer does
         batch = inputs.mixture.batch(rank_indices(stage, 0)[0])
         engine.backward(engine(input_ids=batch.input_ids, labels=batch.labels, use_cache=False).loss)
         engine.step()

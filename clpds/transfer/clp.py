@@ -173,9 +173,12 @@ def clipped_means(cosines: Tensor, source: Tensor) -> Tensor:
 
 
 def cosine_blocks(space: Space) -> Iterator[tuple[slice, Tensor]]:
-    """Which missing tokens, some at a time, and their cosines with all of the overlap: (b, n)."""
-    for part in blocks(len(space.missing), len(space.overlap)):
-        yield part, space.missing[part] @ space.overlap.T
+    """Which missing tokens, some at a time, and their cosines with all of the overlap: (b, n), valid until the next."""
+    parts = blocks(len(space.missing), len(space.overlap))
+    held = torch.empty(min(len(space.missing), parts[0].stop) if parts else 0, len(space.overlap))
+    for part in parts:  # into the same memory: fresh pages each time are a fifth of the time
+        rows = space.missing[part]
+        yield part, torch.mm(rows, space.overlap.T, out=held[: len(rows)])
 
 
 def neighbours(space: Space, k: int, advance: Callable[[float], None] = lambda _: None) -> tuple[Tensor, Tensor]:
