@@ -140,18 +140,17 @@ def _wechsel(step: Init, models: Models) -> Found:
     theirs = read_static(step.target_embeddings, limit=step.max_words)
     alignment = _alignment(step, ours, theirs)
     source = subword_vectors(models.source_tokenizer, ours) @ alignment.W
-    subwords = find_neighbours(source, subword_vectors(models.target_tokenizer, theirs), step.neighbours)
+    target = subword_vectors(models.target_tokenizer, theirs)
+    subwords = find_neighbours(source, target, step.neighbours)
     shared = models.shared
     copied = shared.target, shared.source
     if not step.copy_overlap:
         special = match_special(models.source_tokenizer, models.target_tokenizer)
         copied = torch.tensor(list(special), dtype=torch.int64), torch.tensor(list(special.values()), dtype=torch.int64)
-    used = torch.cat([shared.target, shared.missing])
-    counts = {
-        "copied": len(copied[0]),
-        "nearest": int((torch.isin(used, subwords.targets) & ~torch.isin(used, copied[0])).sum()),
-        "drawn": int((~torch.isin(used, torch.cat([subwords.targets, copied[0]]))).sum()),
-    }
+    origin = torch.zeros(len(target), dtype=torch.uint8)  # of each row: drawn, nearest or copied
+    origin[subwords.targets], origin[copied[0]] = 1, 2
+    drawn, near, _ = torch.bincount(origin[torch.cat([shared.target, shared.missing])], minlength=3).tolist()
+    counts = {"copied": len(copied[0]), "nearest": near, "drawn": drawn}
     temperature = step.temperature or TEMPERATURES[step.method]
     how = "WECHSEL (Minixhofer et al. 2022, arXiv 2112.06598): " + summary.origins(counts)
     summary.show_origins(counts)
