@@ -17,7 +17,7 @@ from clpds.transfer.growth.plan import Growth
 
 BATCH = (2, 64)  # random tokens
 WORDS = 1024  # the first rows of the vocabulary: no rule of growth touches that axis
-ROOM = 3 * 10**8  # parameters of the grown model, in float32; the source is gone by the time it is built
+ROOM = 5 * 10**8  # parameters of the grown model, 2 GB in float32; the source is gone by the time it is built
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class Difference:
 def measure(source: Checkpoint, growth: Growth, room: int = ROOM) -> Difference | None:
     """Run source and grown model one after the other on their first words; of a large model its first layers.
 
-    All layers grow by the same rules, so that the first ones tell of the rest. One may have four times ``room``; None
-    if it has more.
+    All layers grow by the same rules, so that the first ones tell of the rest. One may have three times ``room``;
+    None if it has more.
     """
     layers = source.config.num_hidden_layers
     small = _first(layers, source, growth)
     while _size(grow(*small)) > room and layers > 1:
         layers = (layers + 1) // 2
         small = _first(layers, source, growth)
-    if _size(grow(*small)) > 4 * room:
+    if _size(grow(*small)) > 3 * room:
         return None
     words = small[0].config.vocab_size
     tokens = torch.randint(words, BATCH, generator=torch.Generator().manual_seed(growth.seed))
