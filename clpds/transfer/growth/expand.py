@@ -119,9 +119,15 @@ def _blocks(tensor: Tensor, dim: int, axis: Axis) -> Tensor:
 
 def _joined(tensor: Tensor, dim: int, axis: Axis, old: Tensor, added: Tensor) -> Tensor:
     """Old and added units in their places, in ``tensor``'s layout."""
+    rest = tensor.movedim(dim, 0).shape[1:]
+
+    def laid_out(blocks: Tensor) -> Tensor:
+        return blocks.reshape(-1, *rest).movedim(0, dim)
+
+    if axis.parts == 1 and not axis.places:  # copied once: matrices that are turned twice take three times as long
+        return torch.cat([laid_out(old), laid_out(added)], dim=dim)
     new = torch.cat([old, added], dim=1)
     if axis.places:
         others = [place for place in range(axis.new) if place not in axis.places]
         new = new[:, torch.tensor([*axis.places, *others]).argsort()]
-    rest = tensor.movedim(dim, 0).shape[1:]
-    return new.reshape(axis.length, *rest).movedim(0, dim).contiguous()
+    return laid_out(new).contiguous()
