@@ -1,6 +1,5 @@
 """``clpds convert`` of ZeRO-3 checkpoints beside DeepSpeed's zero_to_fp32.py, and beside copying what is written."""
 
-import json
 import shutil
 import sys
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from benchmarks.ranks import blocks_of_text, on_ranks, write_recipe
 from benchmarks.table import Row
 from clpds.checkpoint.safetensors import read_safetensors
 from clpds.output import human_bytes
-from clpds.resources import find
 
 ALLOWED = 600 * 10**6  # bytes over 1.2 times the largest tensor: the interpreter and its libraries
 
@@ -88,14 +86,9 @@ def _train_a_step(bench: Bench, config: LlamaConfig, case: Case) -> Path:
     folder = bench.folder
     run = folder / f"run-{config.hidden_size}-{case.layers}-{case.ranks}"
     if not (run / "checkpoints" / "latest").exists():
-        # Eight ranks of half a billion parameters take 24 GB at the optimizer's step unless it goes in small parts.
-        parts = folder / "small_parts.json"
-        options = json.loads(find("ds_configs", Path("zero3_bf16.json")).read_text(encoding="utf-8"))
-        options["zero_optimization"]["sub_group_size"] = 10**7
-        parts.write_text(json.dumps(options))
         model = random_checkpoint(folder / f"model-{config.hidden_size}-{case.layers}", config, torch.bfloat16)
         stage = {"model": model, "data": {"text": {"path": blocks_of_text(bench, 32)}}, "out": run}
-        stage |= {"steps": 1, "micro_batch": 1, "global_batch": case.ranks, "deepspeed": parts}
+        stage |= {"steps": 1, "micro_batch": 1, "global_batch": case.ranks}
         cost_of(on_ranks(case.ranks, "clpds", "train", write_recipe(folder / "recipe.yaml", **stage)))
         shutil.rmtree(model)
     return run
