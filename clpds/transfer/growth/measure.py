@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -37,15 +38,14 @@ def measure(source: Checkpoint, growth: Growth, room: int = ROOM) -> Difference 
     None if it has more.
     """
     layers = source.config.num_hidden_layers
-    small = _first(layers, source, growth)
-    while _size(grow(*small)) > room and layers > 1:
+    models = _first(layers, source, growth)
+    while _size(models[1]) > room and layers > 1:
         layers = (layers + 1) // 2
-        small = _first(layers, source, growth)
-    if _size(grow(*small)) > 3 * room:
+        models = _first(layers, source, growth)
+    if _size(models[1]) > 3 * room:
         return None
-    words = small[0].config.vocab_size
+    words = models[0].config.vocab_size
     tokens = torch.randint(words, BATCH, generator=torch.Generator().manual_seed(growth.seed))
-    models = small[0], grow(*small)
     with progress("comparing logits (tensors)", sum(len(model.tensors) for model in models)) as advance:
         before, after = (_logits(model, tokens, advance) for model in models)
     return Difference(float((after - before).abs().max() / before.abs().max()), layers)
@@ -55,8 +55,8 @@ def _size(checkpoint: Checkpoint) -> int:
     return sum(tensor.numel for tensor in checkpoint.tensors.values())
 
 
-def _first(layers: int, source: Checkpoint, growth: Growth) -> tuple[Checkpoint, Growth]:
-    """The source's first ``layers`` and words, and a growth that adds a layer to them if it added any."""
+def _first(layers: int, source: Checkpoint, growth: Growth) -> tuple[Checkpoint, Checkpoint]:
+    """The source's first ``layers`` and words, and these grown; of fewer than all, by one layer if any are added."""
     config = copy.deepcopy(source.config)
     config.num_hidden_layers = layers
     config.vocab_size = min(WORDS, config.vocab_size)
@@ -69,14 +69,13 @@ def _first(layers: int, source: Checkpoint, growth: Growth) -> tuple[Checkpoint,
     deeper = growth.depth is not None and growth.depth > source.config.num_hidden_layers
     words = {name: _rows(source.tensors[name], config.vocab_size) for name in anatomy(source.config).vocabulary}
     cut = source.derive(dropped=beyond, replaced=words, config=config)
-    return cut, replace(growth, depth=layers + 1 if deeper else None)
+    whole = layers == source.config.num_hidden_layers
+    return cut, grow(cut, growth if whole else replace(growth, depth=layers + 1 if deeper else None))
 
 
 def _rows(whole: LazyTensor, count: int) -> LazyTensor:
-    def load() -> Tensor:
-        return whole.rows(0, count) if whole.rows else whole.load()[:count]
-
-    return LazyTensor((count, *whole.shape[1:]), whole.dtype, load, origin=whole.origin)
+    shape = (count, *whole.shape[1:])
+    return LazyTensor(shape, whole.dtype, lambda: whole.flat(0, prod(shape)).reshape(shape), origin=whole.origin)
 
 
 @torch.no_grad()

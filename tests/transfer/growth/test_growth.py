@@ -235,6 +235,14 @@ def test_a_model_too_large_to_be_held_is_measured_on_its_first_layers() -> None:
     assert measure(source, growth, room=1000) is None
 
 
+def test_a_model_that_is_held_is_measured_at_its_whole_depth() -> None:
+    source = checkpoint_of(small_model("llama"))
+    little, much = (measure(source, Growth(depth=depth, noise=0.01)) for depth in (3, 6))
+    assert little is not None
+    assert much is not None
+    assert much.relative > 1.1 * little.relative
+
+
 @pytest.mark.parametrize(
     ("shape", "growth", "message"),
     [
