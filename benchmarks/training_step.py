@@ -53,6 +53,7 @@ def _rows(bench: Bench, name: str, config: LlamaConfig, *, steps: int, micro_bat
         return cost
 
     take_turns({way: lambda way=way: once(way) for way in WAYS}, bench.rounds)
+    shutil.rmtree(run, ignore_errors=True)
     for way in LEAST:
         _require_same_losses(way, seen["ours"][0]["losses"], seen[way][0]["losses"])
     spent = {way: [_seconds(one["begun"]) for one in seen[way]] for way in WAYS}
