@@ -1,5 +1,6 @@
 """What a command costs, and commands that take turns."""
 
+import json
 import os
 import shutil
 import statistics
@@ -11,7 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-LONG = 75.0  # seconds after which no further round begins
+from benchmarks import child
+
+LONG = 60.0  # seconds after which no further round begins
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
 
 
@@ -33,17 +36,15 @@ def cost_of(command: Sequence[str | Path], *, threads: int | None = None) -> Cos
     """
     environment = os.environ | QUIET | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
     words = [str(word) for word in command]
-    with tempfile.TemporaryFile() as output:
-        begin = time.monotonic()
-        process = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.monotonic() - begin
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+    with tempfile.NamedTemporaryFile() as told, tempfile.TemporaryFile() as output:
+        alone = [sys.executable, "-S", child.__file__, told.name, *words]
+        subprocess.run(alone, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=True)
+        seen = json.load(told)
+        if seen["status"]:
             output.seek(0)
             end = output.read().decode(errors="replace")[-2000:]
-            raise RuntimeError(f"{' '.join(words)} ended with status {process.returncode}\n{end}")
-    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+            raise RuntimeError(f"{' '.join(words)} ended with status {seen['status']}\n{end}")
+    return Cost(**seen["cost"])
 
 
 def cost_of_making(out: Path, command: Sequence[str | Path]) -> Cost:

@@ -27,7 +27,7 @@ TINY = LlamaConfig(
 def measure(bench: Bench) -> list[Row]:
     """A tiny model, where only overhead counts, and the shape of SmolLM2-135M."""
     rows = _rows(bench, "tiny", TINY, steps=12 if bench.quick else 60, micro_batch=4)
-    return rows if bench.quick else rows + _rows(bench, "135M", SMOLLM2_135M, steps=20, micro_batch=1)
+    return rows if bench.quick else rows + _rows(bench, "135M", SMOLLM2_135M, steps=12, micro_batch=1)
 
 
 def _rows(bench: Bench, name: str, config: LlamaConfig, *, steps: int, micro_batch: int) -> list[Row]:
