@@ -45,17 +45,20 @@ class Condition:
         return None
 
 
-def condition(shared: Overlap, source: Tensor, new: Tensor, published: Space | None) -> Condition:
-    """Of the ``new`` matrix (rows, d), made from ``source`` (V_s, d), by the ``published`` weights in that space."""
-    overlap, missing = source[shared.source], new[shared.missing]
+def condition(shared: Overlap, source: Tensor, new: Tensor, *, cancelling: float = 0.0) -> Condition:
+    """Of the ``new`` matrix (rows, d), made from ``source`` (V_s, d); ``cancelling`` goes in as it is."""
+    overlap = source[shared.source]
+    # Before the missing rows are taken out: it needs a float32 copy, and here is where `init` holds the most.
+    mean = overlap.mean(dim=0, dtype=torch.float32).to(new.dtype)
+    missing = new[shared.missing]
     lengths, shared_lengths = _lengths(missing), _lengths(overlap)
     return Condition(
         norm=float(lengths.median() / shared_lengths.median()),
         longest=float(lengths.max() / shared_lengths.max()),
         pairwise=mean_pairwise_cosine(missing),
         source_pairwise=mean_pairwise_cosine(overlap),
-        cancelling=share_cancelling(published) if published else 0.0,
-        plain=int((missing == overlap.mean(dim=0, dtype=torch.float32).to(new.dtype)).all(dim=1).sum()),
+        cancelling=cancelling,
+        plain=sum(int((missing[part] == mean).all(dim=1).sum()) for part in blocks(*missing.shape)),
     )
 
 
@@ -74,7 +77,7 @@ def _lengths(rows: Tensor) -> Tensor:
 
 
 def share_cancelling(space: Space) -> float:
-    """``Condition.cancelling``, on 512 missing tokens evenly spaced."""
+    """``Condition.cancelling`` of the published weights in ``space``, on 512 missing tokens evenly spaced."""
     h_t = space.missing[:: -(-len(space.missing) // SAMPLE)]
     absolute = torch.cat([(block @ space.overlap.T).abs().sum(dim=1) for block in h_t.split(64)])
     signed = h_t @ space.overlap.sum(dim=0)

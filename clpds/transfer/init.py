@@ -17,7 +17,7 @@ from clpds.sharing import World, shared
 from clpds.transfer import summary
 from clpds.transfer.choose import Choice
 from clpds.transfer.clp import helper_space
-from clpds.transfer.condition import Condition, condition
+from clpds.transfer.condition import Condition, condition, share_cancelling
 from clpds.transfer.extension import extend_vocabulary
 from clpds.transfer.growth import Grown, grow, grow_source, growth_of
 from clpds.transfer.methods import find
@@ -186,10 +186,11 @@ def _conditions(models: Models, rows: dict[Role, Tensor], choice: Choice | None)
         return {}
     conditions = {}
     for role, old in models.rows.items():
-        published = None
+        cancelling = 0.0
         if choice and choice.variant.kind == "published":
-            published = helper_space(choice.helper[role], models.shared, center=choice.variant.center)
-        conditions[role] = condition(
-            models.shared, models.matrix(role, old), models.matrix(role, rows[role]), published
-        )
+            space = helper_space(choice.helper[role], models.shared, center=choice.variant.center)
+            cancelling = share_cancelling(space)
+            del space  # as large as the helper, where memory is highest
+        new = models.matrix(role, rows[role])
+        conditions[role] = condition(models.shared, models.matrix(role, old), new, cancelling=cancelling)
     return conditions

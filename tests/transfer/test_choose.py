@@ -7,7 +7,7 @@ from torch.nn.functional import cosine_similarity
 
 from clpds.transfer.choose import best, grid, rank
 from clpds.transfer.clp import Variant, clp, helper_space
-from clpds.transfer.condition import condition, mean_pairwise_cosine
+from clpds.transfer.condition import condition, mean_pairwise_cosine, share_cancelling
 from clpds.vocabulary.overlap import Overlap
 from tests.transfer.test_clp import gauss, shared
 
@@ -33,7 +33,7 @@ def test_unfit_rows_are_noticed_and_a_better_variant_is_found(
     H, S = related(found, helper_mean, source_mean)
     published = Variant("published")
     new = clp(found, published, {"input": H})(S, "input")
-    complaint = condition(found, S, new, helper_space(H, found, center=False)).complaint()
+    complaint = condition(found, S, new, cancelling=share_cancelling(helper_space(H, found, center=False))).complaint()
     assert complaint is not None
     assert words in complaint
     scores = rank(found, {"input": S}, {"input": H}, seed=0, variants=grid())
@@ -43,14 +43,16 @@ def test_unfit_rows_are_noticed_and_a_better_variant_is_found(
     assert better.loss < loss[published] - 0.1
     assert better.loss < loss[None] - 2 * better.error
     new = clp(found, better.variant, {"input": H})(S, "input")
-    assert condition(found, S, new, None).complaint() is None
+    assert condition(found, S, new).complaint() is None
 
 
 def test_rows_of_a_well_conditioned_space_raise_no_complaint() -> None:
     found = shared(600, 300, 1000)
     H, S = gauss(900, 24, seed=1, mean=1.0), gauss(1000, 32, seed=2)
     new = S[torch.arange(900)]
-    assert condition(found, S, new, helper_space(H, found, center=False)).complaint() is None
+    assert (
+        condition(found, S, new, cancelling=share_cancelling(helper_space(H, found, center=False))).complaint() is None
+    )
 
 
 def test_the_ranking_is_what_evaluating_every_variant_by_itself_gives() -> None:
@@ -104,7 +106,7 @@ def test_one_row_that_explodes_is_noticed() -> None:
     H, S = gauss(900, 24, seed=1, mean=1.0), gauss(1000, 32, seed=2)
     new = S[torch.arange(900)]
     new[found.missing[7]] *= 10
-    complaint = condition(found, S, new, helper_space(H, found, center=False)).complaint()
+    complaint = condition(found, S, new, cancelling=share_cancelling(helper_space(H, found, center=False))).complaint()
     assert complaint is not None
     assert "times the length of the longest shared one" in complaint
 

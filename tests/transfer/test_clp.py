@@ -93,7 +93,7 @@ def test_a_row_longer_than_all_that_it_is_made_of_is_the_mean_row() -> None:
     plain = (new == S[found.source].mean(dim=0)).all(dim=1)
     assert 0 < plain.sum() < len(plain)
     assert new.norm(dim=1).max() <= S[found.source].norm(dim=1).max()
-    assert condition(found, S, clp(found, Variant("published"), {"input": H})(S, "input"), None).plain == plain.sum()
+    assert condition(found, S, clp(found, Variant("published"), {"input": H})(S, "input")).plain == plain.sum()
 
 
 def test_ridge_is_the_penalised_least_squares_map(monkeypatch: pytest.MonkeyPatch) -> None:
