@@ -38,13 +38,12 @@ def cost_of(command: Sequence[str | Path], *, threads: int | None = None) -> Cos
     words = [str(word) for word in command]
     with tempfile.NamedTemporaryFile() as told, tempfile.TemporaryFile() as output:
         alone = [sys.executable, "-S", child.__file__, told.name, *words]
-        subprocess.run(alone, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=True)
-        seen = json.load(told)
-        if seen["status"]:
+        ended = subprocess.run(alone, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        if ended.returncode:
             output.seek(0)
             end = output.read().decode(errors="replace")[-2000:]
-            raise RuntimeError(f"{' '.join(words)} ended with status {seen['status']}\n{end}")
-    return Cost(**seen["cost"])
+            raise RuntimeError(f"{' '.join(words)} ended with status {ended.returncode}\n{end}")
+        return Cost(**json.load(told))
 
 
 def cost_of_making(out: Path, command: Sequence[str | Path]) -> Cost:

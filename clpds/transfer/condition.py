@@ -46,7 +46,7 @@ class Condition:
 
 
 def condition(shared: Overlap, source: Tensor, new: Tensor, *, cancelling: float = 0.0) -> Condition:
-    """Of the ``new`` matrix (rows, d), made from ``source`` (V_s, d); ``cancelling`` goes in as it is."""
+    """Of the ``new`` matrix (rows, d), made from ``source`` (V_s, d); ``cancelling`` is the caller's to measure."""
     overlap = source[shared.source]
     # Before the missing rows are taken out: it needs a float32 copy, and here is where `init` holds the most.
     mean = overlap.mean(dim=0, dtype=torch.float32).to(new.dtype)

@@ -187,10 +187,9 @@ def _conditions(models: Models, rows: dict[Role, Tensor], choice: Choice | None)
     conditions = {}
     for role, old in models.rows.items():
         cancelling = 0.0
-        if choice and choice.variant.kind == "published":
-            space = helper_space(choice.helper[role], models.shared, center=choice.variant.center)
-            cancelling = share_cancelling(space)
-            del space  # as large as the helper, where memory is highest
+        if choice and choice.variant.kind == "published":  # here: the space is gone again where memory is highest
+            helper, center = choice.helper[role], choice.variant.center
+            cancelling = share_cancelling(helper_space(helper, models.shared, center=center))
         new = models.matrix(role, rows[role])
         conditions[role] = condition(models.shared, models.matrix(role, old), new, cancelling=cancelling)
     return conditions
