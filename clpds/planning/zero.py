@@ -23,7 +23,7 @@ class Zero:
     """Of accumulated gradients."""
     wire: int
     """Of gradients on their way between ranks."""
-    parameters: Device
+    parameters: Literal["none", "cpu"]
     """Where parameters rest between uses."""
     optimizer: Device
     """Where masters, moments and accumulated gradients rest."""
@@ -71,6 +71,9 @@ def read_zero(file: Path) -> Zero:
             raise UserError(f"{file}: {value!r} is no data type that plan knows; known: {', '.join(_BYTES)}")
         return _BYTES[value]
 
+    resting = (zero.get("offload_param") or {}).get("device", "none")
+    if resting == "nvme":
+        raise UserError(f"{file}: parameters cannot be offloaded to NVMe; give offload_param cpu, or remove it")
     moved = zero.get("offload_optimizer") or {}
     return Zero(
         name=file.name,
@@ -78,7 +81,7 @@ def read_zero(file: Path) -> Zero:
         width=width,
         sums=type_width((document.get("data_types") or {}).get("grad_accum_dtype")),
         wire=type_width(document.get("communication_data_type")),
-        parameters=(zero.get("offload_param") or {}).get("device", "none"),
+        parameters=resting,
         optimizer=moved.get("device", "none"),
         buffers=int(moved.get("buffer_count", 4)),
         reduce_bucket=number("reduce_bucket_size", 5e8),

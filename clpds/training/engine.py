@@ -56,6 +56,8 @@ def deepspeed_config(stage: Train, world_size: int) -> dict[str, Any]:
         config[key] = value
     if zero_stage(config) not in (1, 2, 3):
         raise UserError(f"{file}: zero_optimization.stage is {zero_stage(config)}; give 1, 2 or 3")
+    if (config["zero_optimization"].get("offload_param") or {}).get("device") == "nvme":
+        raise UserError(f"{file}: parameters cannot be offloaded to NVMe; give offload_param cpu, or remove it")
     for key in ("optimizer", "scheduler"):
         if key in config:
             raise UserError(f"{file}: '{key}' is decided by the recipe's section of that name; remove the key")
@@ -78,7 +80,7 @@ def build_model(checkpoint: Checkpoint, config: dict[str, Any], device: torch.de
     cls = anatomy(checkpoint.config).model_class
     sliced = zero_stage(config) == 3
     with no_init_weights(), prevent_arange_dtype_change():
-        with deepspeed.zero.Init(config_dict_or_path=config, enabled=sliced):
+        with _EmptyInit(config_dict_or_path=config, enabled=sliced):
             model = cls(checkpoint.config)
         model.tie_weights()
     parameters = dict(model.named_parameters())
@@ -99,6 +101,30 @@ def build_model(checkpoint: Checkpoint, config: dict[str, Any], device: torch.de
     if names:
         raise UserError(f"{checkpoint.path}: NaN or infinity in {', '.join(names[:5])}; do not train on this")
     return model
+
+
+class _EmptyInit(deepspeed.zero.Init):  # type: ignore[misc]
+    """zero.Init for a model whose parameters are filled afterwards: the values that they have until then cost nothing.
+
+    DeepSpeed (0.19.8) makes each of them in float32, casts it, and broadcasts rank 0's: a model's bytes on the wire,
+    and 2.7 of 5.7 s for 1.2B on two ranks.
+    """
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        if self.enabled:
+            empty = torch.empty  # DeepSpeed's, which casts; it puts back torch's own at the end
+
+            def empty_in_dtype(*size: Any, dtype: torch.dtype | None = None, **rest: Any) -> torch.Tensor:
+                return empty(*size, dtype=dtype or self.dtype, **rest)
+
+            torch.empty = empty_in_dtype
+
+    def _zero_init_param(self, param: nn.Parameter) -> None:
+        self._convert_to_deepspeed_param(param)
+        param.partition()  # type: ignore[attr-defined]
+        # zero_hpz_partition_size: the node's copy is of values not set, and would be trained on until the first step.
+        param.ds_secondary_tensor = None  # type: ignore[attr-defined]
 
 
 def _slice(lazy: LazyTensor, parameter: nn.Parameter) -> tuple[torch.Tensor, torch.Tensor]:

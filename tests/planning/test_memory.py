@@ -253,6 +253,7 @@ def test_a_users_own_json(tmp_path: Path) -> None:
         ("{", "JSON"),
         ('{"zero_optimization": {"stage": 0}}', "stage"),
         ('{"zero_optimization": {"stage": 3, "sub_group_size": "auto"}}', "sub_group_size"),
+        ('{"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}', "NVMe"),
         ('{"zero_optimization": {"stage": 3}, "communication_data_type": "fp8"}', "fp8"),
     ):
         file.write_text(text)

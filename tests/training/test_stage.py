@@ -1,6 +1,7 @@
 """Loading, freezing, validating, stopping: what a stage does beside the arithmetic of its steps."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
 from clpds import recipe
@@ -30,7 +32,7 @@ from clpds.training.setup import open_inputs
 from clpds.training.stopping import stop_flag
 from tests.ranks import run_ranks
 from tests.tiny import save_model, tiny_model, tiny_tokenizer
-from tests.training.stages import curve, read_metrics, refused, run_stage, stage, write_inputs
+from tests.training.stages import FP32_ZERO3, curve, read_metrics, refused, run_stage, stage, write_inputs
 
 BF16 = {
     "bf16": {"enabled": True},
@@ -62,6 +64,28 @@ def test_sliced_loading_is_from_pretrained(tmp_path: Path, shape: str, tied: boo
     for found in run_ranks(2, loaded, folder, config):
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def sent_to_load(folder: Path) -> int:
+    """Elements of the collective calls while the model is made and filled."""
+    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
+    with process_group() as device, profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded:
+        build_model(open_checkpoint(folder), config, device)
+    return sum(math.prod(event.input_shapes[0]) for event in recorded.events() if event.name.startswith("gloo:"))
+
+
+def test_loading_sends_no_weights(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", tiny_model("llama", 603))
+    assert 0 < run_ranks(2, sent_to_load, folder)[0] < 100  # whether all is finite, a flag a tensor
+
+
+def test_partitions_within_a_node_change_nothing(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """With zero_hpz_partition_size DeepSpeed keeps a second copy, made before the weights were read."""
+    within = FP32_ZERO3["zero_optimization"] | {"zero_hpz_partition_size": 2}
+    (tmp_path / "within.json").write_text(json.dumps({"zero_optimization": within}))
+    one = run_ranks(2, run_stage, stage(inputs, tmp_path / "one", steps=2))
+    two = run_ranks(2, run_stage, stage(inputs, tmp_path / "two", steps=2, deepspeed=tmp_path / "within.json"))
+    assert curve(one[0]) == curve(two[0])
 
 
 def damaged(model: Path, out: Path, *, scale: float) -> Path:
@@ -112,6 +136,7 @@ def test_deepspeed_file_that_contradicts_the_recipe(inputs: dict[str, Path], tmp
     assert "'scheduler'" in message({"scheduler": {"type": "WarmupLR"}})
     assert "micro_batch x ranks = 2 x 3" in message({}, ranks=3)
     assert "stage is 0; give 1, 2 or 3" in message({"zero_optimization": {"stage": 0}})
+    assert "NVMe" in message({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}})
     (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": 1}, "train_batch_size": "auto"}))
     filled = deepspeed_config(stage(inputs, tmp_path, deepspeed=tmp_path / "ds.json"), 2)
     assert (filled["train_batch_size"], filled["gradient_accumulation_steps"]) == (8, 2)
