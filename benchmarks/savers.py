@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from clpds.allocator import keep_freed_memory
 from clpds.output import sync
 from clpds.recipe import Saving, load_stage
 from clpds.run_folder import TRAINER
-from clpds.training.allocator import keep_freed_memory
 from clpds.training.engine import build_engine, build_model, deepspeed_config
 from clpds.training.group import process_group
 from clpds.training.loop import rank_indices

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from clpds.accelerators import peak_flops
+from clpds.allocator import keep_freed_memory
 from clpds.checkpoint import Checkpoint
 from clpds.data.blocks import on_device
 from clpds.errors import UserError
@@ -19,7 +20,6 @@ from clpds.objectives import Objective, objective_of
 from clpds.recipe import Train
 from clpds.run_folder import asked_to_stop, read_trainer
 from clpds.training import resuming
-from clpds.training.allocator import keep_freed_memory
 from clpds.training.divergence import write_bad_batches
 from clpds.training.engine import build_engine, build_model, deepspeed_config, forget_forward_passes, freeze
 from clpds.training.flops import step_flops

@@ -67,7 +67,7 @@ class Draw:
 
     def normal(self, shape: torch.Size) -> Tensor:
         """Float32, mean 0, the tensor's deviation."""
-        return self.deviation * torch.randn(shape, generator=self.generator)
+        return torch.randn(shape, generator=self.generator).mul_(self.deviation)
 
     def noisy(self, added: Tensor) -> Tensor:
         """``added`` with the noise asked for."""

@@ -6,7 +6,7 @@ import sys
 
 STEPS = """
 import resource, sys, torch
-from clpds.training.allocator import keep_freed_memory
+from clpds.allocator import keep_freed_memory
 
 if sys.argv[1] == "kept":
     keep_freed_memory()

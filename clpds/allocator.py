@@ -1,4 +1,4 @@
-"""What the C library does with the memory that a step on a CPU gives back."""
+"""What the C library does with the memory that large tensors on a CPU give back."""
 
 import ctypes
 import os
@@ -7,8 +7,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 LARGEST_INT = 2**31 - 1
 
 
-def keep_freed_memory() -> None:
-    """Let this process keep what its tensors free, process-wide, for the next step.
+def keep_freed_memory(spare: int = LARGEST_INT) -> None:
+    """Let this process keep what its tensors free, process-wide, for the next ones; at the heap's end ``spare`` bytes.
 
     Does nothing without glibc, and where the environment says what malloc is to do (``MALLOC_MMAP_THRESHOLD_``...).
 
@@ -19,4 +19,4 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt and not any(name.startswith("MALLOC_") for name in os.environ):
         mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, LARGEST_INT)
+        mallopt(M_TRIM_THRESHOLD, spare)
