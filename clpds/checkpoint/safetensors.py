@@ -10,10 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
-from itertools import islice, zip_longest
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clpds.checkpoint.behind import Behind, Buffer
 from clpds.checkpoint.lazy import LazyTensor
 from clpds.errors import UserError
 from clpds.headers import KINDS, read_header
@@ -31,9 +29,7 @@ LAYOUT = {dtype: place for place, dtype in enumerate(DTYPES.values())}
 # Bytes read, looked at and written at once. They stay in the processor's cache from one to the next: 3.0 GB/s into
 # the system's memory, and 1.4 GB/s with 16 MiB.
 CHUNK = 4 * 2**20
-AHEAD = 2**27  # bytes of a tensor that may be made before its turn
 COPIED = 2**30  # bytes that the system is asked to copy at once
-Buffer = bytes | memoryview
 
 
 def read_safetensors(file: Path) -> dict[str, LazyTensor]:
@@ -64,9 +60,9 @@ def write_safetensors(file: Path, tensors: Mapping[str, LazyTensor]) -> Iterator
         offset += tensor.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with file.open("wb") as stream:
+    with file.open("wb") as stream, Behind() as behind:
         for chunk in _contents(len(text).to_bytes(8, "little") + text, {name: tensors[name] for name in names}):
-            stream.write(chunk)
+            behind(stream.write, chunk)
             yield chunk
 
 
@@ -93,30 +89,9 @@ def copy_safetensors(source: Path, file: Path) -> Iterator[Buffer]:
 def _contents(header: bytes, tensors: Mapping[str, LazyTensor]) -> Iterator[Buffer]:
     """The bytes of a file: the header, then the tensors in order."""
     yield header
-    for name, tensor in _made_ahead(tensors):
+    for name, tensor in tensors.items():
         for chunk in finite_chunks(name, tensor):
             yield chunk.view(torch.uint8).numpy().data
-
-
-def _made_ahead(tensors: Mapping[str, LazyTensor]) -> Iterator[tuple[str, LazyTensor]]:
-    """The tensors in order; while one is written the next is computed, where it is small.
-
-    No two are ever computed at once, and none beside a large one. Growing to 3.2 GB takes 14 s instead of 16.
-    """
-    coming: Future[Tensor] | None = None
-    with ThreadPoolExecutor(1) as pool:
-        for name, following in zip_longest(tensors, islice(tensors, 1, None)):
-            tensor, after = tensors[name], tensors[following] if following is not None else None
-            large = tensor.rows is None and not _small(tensor)
-            if _small(tensor):
-                tensor = replace(tensor, load=(coming or pool.submit(tensor.load)).result)
-            coming = pool.submit(after.load) if after and _small(after) and not large else None
-            yield name, tensor
-
-
-def _small(tensor: LazyTensor) -> bool:
-    """Whether it is computed, not read, and may be so before its turn."""
-    return tensor.rows is None and tensor.nbytes <= AHEAD
 
 
 def finite_chunks(name: str, lazy: LazyTensor) -> Iterator[Tensor]:

@@ -1,17 +1,13 @@
 """The format against the library that defines it."""
 
 import json
-import threading
-import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clpds.checkpoint import safetensors
 from clpds.checkpoint.lazy import LazyTensor
 from clpds.checkpoint.safetensors import CHUNK, DTYPES, read_safetensors, write_safetensors
 from clpds.errors import UserError
@@ -46,27 +42,6 @@ def test_written_files_equal_the_librarys(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "theirs", metadata={"format": "pt"})
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
     assert sum(sizes) == (tmp_path / "ours").stat().st_size
-
-
-def test_tensors_are_computed_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next one while one is written; what computes them need not stand two threads, nor memory a large one more."""
-    monkeypatch.setattr(safetensors, "AHEAD", 4 * 100)
-    sizes = [10, 20, 1000, 30, 1001, 2000, 40, 50]
-    computing, beside = threading.Lock(), []
-
-    def load(size: int) -> torch.Tensor:
-        assert computing.acquire(blocking=False)
-        time.sleep(0.005)
-        if threading.current_thread() is not threading.main_thread():
-            beside.append(size)
-        computing.release()
-        return torch.full((size,), float(size))
-
-    lazy = {str(size): LazyTensor((size,), torch.float32, partial(load, size)) for size in sizes}
-    for _ in write_safetensors(tmp_path / "file", lazy):
-        time.sleep(0.01)  # time for the next to be begun
-    assert all(torch.equal(tensor, load(int(size))) for size, tensor in load_file(tmp_path / "file").items())
-    assert sorted(beside) == [10, 20, 30, 40, 50]
 
 
 def test_read_tensors_equal_the_librarys(tmp_path: Path) -> None:
