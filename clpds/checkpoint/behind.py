@@ -6,7 +6,6 @@ Tensors are made by one thread all the same, and what computes them need not sta
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, Self
 
 Buffer = bytes | memoryview
@@ -34,12 +33,11 @@ class Behind:
         while self.size > LIMIT:
             self._wait()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self.thread:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
             while self.waiting and kind is None:
                 self._wait()
+        finally:
             self.thread.shutdown(cancel_futures=True)
 
     def _wait(self) -> None:
