@@ -1,6 +1,6 @@
-"""Work on chunks behind the making of the next ones: 8.5 s of converting 2 GB became 7, 16 s of growing to 3.2 GB 14.
+"""Work on chunks behind the making of the next ones: 8.5 s of converting 2 GB became 7.0.
 
-Tensors are made by one thread all the same, and what computes them need not stand two.
+Tensors are made by one thread all the same: what computes them need not stand two, and memory stays in one heap.
 """
 
 from collections import deque
