@@ -80,7 +80,8 @@ def _stage3(size: Size, zero: Zero, P: int, T: int, ranks: int) -> dict[str, flo
     on_host = zero.optimizer != "none"
     sums = zero.sums * T / ranks
     optimizer = 12.0 * T / ranks  # masters too in float32: they are compared by device, and that fails
-    host = PINNED * zero.width * P / ranks if zero.parameters == "cpu" else 0.0
+    resting = zero.width * P * (1 / ranks + (1 / zero.within if zero.within > 1 else 0.0))
+    host = PINNED * resting if zero.parameters == "cpu" else 0.0
     nvme = 0.0
     if zero.optimizer == "cpu":
         host += PINNED * (sums + optimizer + 4 * T / ranks)  # and the float32 gradient that the step reads
@@ -88,7 +89,7 @@ def _stage3(size: Size, zero: Zero, P: int, T: int, ranks: int) -> dict[str, flo
         host += PINNED * (sums + zero.buffers * 4 * min(T / ranks, zero.sub_group))
         nvme = optimizer + 4 * T / ranks
     return {
-        "parameters": zero.width * P / ranks if zero.parameters == "none" else 0.0,
+        "parameters": resting if zero.parameters == "none" else 0.0,
         "gradients": 0.0 if on_host else sums,
         "optimizer": 0.0 if on_host else optimizer,
         "buffers": float(zero.wire * zero.reduce_bucket),

@@ -35,6 +35,8 @@ class Zero:
     persistent: int
     reuse: int
     """Parameters read between two uses of one that is not released in between."""
+    within: int
+    """Ranks that hold all parameters a second time among themselves (``zero_hpz_partition_size``); 1: none."""
     sub_group: int
     overlap: bool
 
@@ -89,6 +91,7 @@ def read_zero(file: Path) -> Zero:
         prefetch=number("stage3_prefetch_bucket_size", 5e7),
         persistent=number("stage3_param_persistence_threshold", 1e5),
         reuse=number("stage3_max_reuse_distance", 1e9),
+        within=number("zero_hpz_partition_size", 1),
         sub_group=number("sub_group_size", 1e9),
         overlap=bool(zero.get("overlap_comm", zero["stage"] == 3)),
     )

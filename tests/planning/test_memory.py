@@ -187,6 +187,13 @@ def test_offload_moves_states_to_the_host(seven: Size) -> None:
     assert disk.host < need.host
 
 
+def test_a_copy_within_the_node_is_counted(seven: Size, tmp_path: Path) -> None:
+    file = tmp_path / "within.json"
+    file.write_text('{"bf16": {"enabled": true}, "zero_optimization": {"stage": 3, "zero_hpz_partition_size": 8}}')
+    need = memory(seven, read_zero(file), stage(), length=1, ranks=64, micro_batch=1)
+    assert need.parameters == 2 * seven.parameters * (1 / 64 + 1 / 8)
+
+
 def test_frozen_parameters_have_neither_gradients_nor_moments(seven: Size) -> None:
     some = memory(seven, zero("zero3_bf16.json"), stage(trainable=("*embed*",)), length=1, ranks=2, micro_batch=1)
     assert some.parameters == 2 * seven.parameters / 2
