@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clpds.checkpoint.behind import Behind, Buffer
 from clpds.checkpoint.lazy import LazyTensor
 from clpds.errors import UserError
 from clpds.headers import KINDS, read_header
@@ -30,6 +29,7 @@ LAYOUT = {dtype: place for place, dtype in enumerate(DTYPES.values())}
 # the system's memory, and 1.4 GB/s with 16 MiB.
 CHUNK = 4 * 2**20
 COPIED = 2**30  # bytes that the system is asked to copy at once
+Buffer = bytes | memoryview
 
 
 def read_safetensors(file: Path) -> dict[str, LazyTensor]:
@@ -60,9 +60,9 @@ def write_safetensors(file: Path, tensors: Mapping[str, LazyTensor]) -> Iterator
         offset += tensor.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with file.open("wb") as stream, Behind() as behind:
+    with file.open("wb") as stream:
         for chunk in _contents(len(text).to_bytes(8, "little") + text, {name: tensors[name] for name in names}):
-            behind(stream.write, chunk)
+            stream.write(chunk)
             yield chunk
 
 

@@ -20,7 +20,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from clpds import provenance
 from clpds.checkpoint import Checkpoint, LazyTensor, anatomy, open_checkpoint, write_checkpoint
-from clpds.checkpoint.behind import LIMIT
 from clpds.checkpoint.write import parse_size
 from clpds.errors import UserError
 from clpds.recipe import Convert
@@ -287,7 +286,7 @@ def test_memory_follows_the_largest_tensor(tmp_path: Path) -> None:
     process, grown = start_writing(tmp_path / "out", pause=0)
     largest = max(tensor.nbytes for tensor in large_model(0).tensors.values())
     assert large_model(0).nbytes > 600 * 10**6
-    assert grown.get(timeout=120) < 2 * largest + LIMIT + 64 * 10**6
+    assert grown.get(timeout=120) < 5 * largest
     process.join()
 
 
