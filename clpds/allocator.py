@@ -20,3 +20,9 @@ def keep_freed_memory(spare: int = LARGEST_INT) -> None:
     if mallopt and not any(name.startswith("MALLOC_") for name in os.environ):
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, spare)
+
+
+def give_back_freed_memory() -> None:
+    """Return to the system the pages that hold nothing any more, also those between others; not without glibc."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)

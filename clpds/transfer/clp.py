@@ -59,8 +59,9 @@ def helper_space(helper: Tensor, shared: Overlap, *, center: bool) -> Space:
     overlap, missing = helper[shared.target].float(), helper[shared.missing].float()
     if center:
         mean = (overlap.sum(dim=0) + missing.sum(dim=0)) / (len(overlap) + len(missing))
-        overlap, missing = overlap - mean, missing - mean
-    return Space(normalize(overlap), normalize(missing))
+        overlap -= mean
+        missing -= mean
+    return Space(normalize(overlap, out=overlap), normalize(missing, out=missing))
 
 
 def clp(

@@ -1,5 +1,6 @@
 """Are new rows fit to start from? Numbers that show rows which explode or have all become one vector."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -47,33 +48,34 @@ class Condition:
 
 def condition(shared: Overlap, source: Tensor, new: Tensor, *, cancelling: float = 0.0) -> Condition:
     """Of the ``new`` matrix (rows, d), made from ``source`` (V_s, d); ``cancelling`` is the caller's to measure."""
-    overlap = source[shared.source]
-    # Before the missing rows are taken out: it needs a float32 copy, and here is where `init` holds the most.
-    mean = overlap.mean(dim=0, dtype=torch.float32).to(new.dtype)
-    missing = new[shared.missing]
-    lengths, shared_lengths = _lengths(missing), _lengths(overlap)
+    mean = source[shared.source].mean(dim=0, dtype=torch.float32).to(new.dtype)
+    lengths, pairwise = _lengths_and_cosine(new, shared.missing)
+    shared_lengths, source_pairwise = _lengths_and_cosine(source, shared.source)
     return Condition(
         norm=float(lengths.median() / shared_lengths.median()),
         longest=float(lengths.max() / shared_lengths.max()),
-        pairwise=mean_pairwise_cosine(missing),
-        source_pairwise=mean_pairwise_cosine(overlap),
+        pairwise=pairwise,
+        source_pairwise=source_pairwise,
         cancelling=cancelling,
-        plain=sum(int((missing[part] == mean).all(dim=1).sum()) for part in blocks(*missing.shape)),
+        plain=sum(int((rows == mean).all(dim=1).sum()) for rows in _some_at_a_time(new, shared.missing)),
     )
 
 
-def mean_pairwise_cosine(rows: Tensor) -> float:
-    """Mean cosine of two different rows of (N, d): (|sum u|^2 - N) / (N^2 - N), u the rows at length 1."""
-    count = len(rows)
-    total = torch.zeros(rows.shape[1], dtype=torch.float64)
-    for part in blocks(*rows.shape):
-        total += normalize(rows[part].float()).sum(dim=0)  # of a few thousand numbers of size 1: float32 does
-    return float((total.square().sum() - count) / (count * count - count))
+def _lengths_and_cosine(matrix: Tensor, ids: Tensor) -> tuple[Tensor, float]:
+    """Of the rows ``ids`` their lengths, (N,) float32, and the mean cosine of two: (|sum u|^2 - N) / (N^2 - N).
+
+    u are the rows at length 1.
+    """
+    lengths, total, count = [], torch.zeros(matrix.shape[1], dtype=torch.float64), len(ids)
+    for rows in _some_at_a_time(matrix, ids):
+        lengths.append(rows.float().norm(dim=1))
+        total += normalize(rows.float()).sum(dim=0)  # of a few thousand numbers of size 1: float32 does
+    return torch.cat(lengths), float((total.square().sum() - count) / (count * count - count))
 
 
-def _lengths(rows: Tensor) -> Tensor:
-    """(N,) float32."""
-    return torch.cat([rows[part].float().norm(dim=1) for part in blocks(*rows.shape)])
+def _some_at_a_time(matrix: Tensor, ids: Tensor) -> Iterator[Tensor]:
+    """Copies of the rows ``ids``; all at once are 0.4 GB of 50,257 x 4,096, when `init` holds much anyway."""
+    return (matrix[ids[part]] for part in blocks(len(ids), matrix.shape[1]))
 
 
 def share_cancelling(space: Space) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from clpds.allocator import keep_freed_memory
+from clpds.allocator import give_back_freed_memory, keep_freed_memory
 from clpds.checkpoint import Checkpoint, LazyTensor, open_checkpoint, write_checkpoint
 from clpds.output import check_free
 from clpds.recipe import Init
@@ -62,6 +62,7 @@ def init(step: Init) -> None:
         world.on_first(lambda: check_free(step.out, overwrite=step.overwrite))
         made = world.agree(lambda: make(step) if world.rank == 0 else None)
         result, held = _on_all_ranks(world, step, made)
+        give_back_freed_memory()
         write_checkpoint(
             result,
             step.out,
@@ -124,7 +125,11 @@ def _swapped(step: Init, source: Checkpoint, grown: Grown | None) -> Made:
     shared = models.shared
     summary.show_overlap(shared)
     found = find(step, models)
-    rows = {role: found.rows(old, role) for role, old in models.rows.items()}
+    give_back_freed_memory()  # here, after each matrix and before writing: 2.3 to 2.6 GiB of a 7B became 2.3
+    rows = {}
+    for role, old in models.rows.items():
+        rows[role] = found.rows(old, role)
+        give_back_freed_memory()
     conditions = _conditions(models, rows, found.choice)
     summary.show_rows(conditions, found.choice)
     facts: dict[str, Any] = {"overlap": {**shared.how, "new": len(shared.missing)}}

@@ -42,8 +42,12 @@ class Models:
         """
         assert self.helper is not None  # recipe.NEEDS
         own = parts(self.helper)
-        matrices = {role: read_rows(self.helper, own.get(role, own["input"])[:1]) for role in self.rows}
-        _check_height(len(matrices["input"]), self.target_tokenizer, self.helper.path)
+        embedding = read_rows(self.helper, own["input"][:1])
+        matrices = {
+            role: read_rows(self.helper, own[role][:1]) if role == "output" and role in own else embedding
+            for role in self.rows
+        }
+        _check_height(len(embedding), self.target_tokenizer, self.helper.path)
         return matrices
 
 

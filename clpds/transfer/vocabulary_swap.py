@@ -84,19 +84,18 @@ def swap_vocabulary(
     random row can win the softmax.
     """
     replaced: dict[str, LazyTensor] = {}
+    height = -(-len(rows["input"]) // pad_to) * pad_to
     for role, names in parts(source).items():
-        filled = _fill(rows[role], used, pad_to)
-        start = 0
+        mean, start = _mean(rows[role], used), 0
         for name in names:
             old = source.tensors[name]
-            width = old.numel // old.shape[0]
-            values = filled[:, start : start + width].reshape(-1, *old.shape[1:])
-            replaced[name] = LazyTensor.of(values.to(old.dtype), f"the new rows of {name}")
-            start += width
+            columns = slice(start, start + old.numel // old.shape[0])
+            replaced[name] = _filled(rows[role][:, columns], used, mean[columns], height, name, old)
+            start = columns.stop
     config, generation = copy.deepcopy(source.config), source.generation_config
     if special_ids is not None:
         config, generation = _with_ids(config, special_ids), generation and _with_ids(generation, special_ids)
-    config.get_text_config().vocab_size = len(filled)
+    config.get_text_config().vocab_size = height
     positions = _count_positions_from(source, config)
     return source.derive(
         replaced=replaced | positions,
@@ -106,13 +105,29 @@ def swap_vocabulary(
     )
 
 
-def _fill(rows: Tensor, used: Tensor, pad_to: int) -> Tensor:
-    total = -(-len(rows) // pad_to) * pad_to
-    if len(used) == total:  # no hole: a copy of 250,000 rows of a 7B model is 2 GB
-        return rows
-    filled = rows[used].mean(dim=0, dtype=torch.float32).to(rows.dtype).repeat(total, 1)
-    filled[used] = rows[used]
-    return filled
+def _mean(rows: Tensor, ids: Tensor) -> Tensor:
+    total = torch.zeros(rows.shape[1], dtype=torch.float64)
+    for part in blocks(len(ids), rows.shape[1]):
+        total += rows[ids[part]].float().sum(dim=0)
+    return (total / len(ids)).to(rows.dtype)
+
+
+def _filled(values: Tensor, used: Tensor, mean: Tensor, height: int, name: str, old: LazyTensor) -> LazyTensor:
+    """``values`` (rows, width) in the shape that ``old`` has but for its ``height``, filled up as it is read.
+
+    A filled copy of 50,257 rows of a 7B model is 0.4 GB, of its head as much again.
+    """
+    unused = torch.ones(height, dtype=torch.bool)
+    unused[used] = False
+
+    def rows(start: int, stop: int) -> Tensor:
+        block, held = mean.repeat(stop - start, 1), values[start:stop]
+        block[: len(held)] = held
+        block[unused[start:stop]] = mean
+        return block.reshape(-1, *old.shape[1:]).to(old.dtype)
+
+    shape = (height, *old.shape[1:])
+    return LazyTensor(shape, old.dtype, lambda: rows(0, height), rows, origin=f"the new rows of {name}")
 
 
 def _with_ids(config: AnyConfig, special_ids: Mapping[str, int]) -> AnyConfig:

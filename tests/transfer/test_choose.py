@@ -7,7 +7,7 @@ from torch.nn.functional import cosine_similarity
 
 from clpds.transfer.choose import best, grid, rank
 from clpds.transfer.clp import Variant, clp, helper_space
-from clpds.transfer.condition import condition, mean_pairwise_cosine, share_cancelling
+from clpds.transfer.condition import condition, share_cancelling
 from clpds.vocabulary.overlap import Overlap
 from tests.transfer.test_clp import gauss, shared
 
@@ -124,7 +124,21 @@ def test_two_roles_count_alike() -> None:
     assert both == pytest.approx((score({"input": S}) + score({"input": head})) / 2, abs=1e-6)
 
 
-def test_mean_pairwise_cosine_is_that_of_all_pairs() -> None:
-    rows = gauss(20, 5, seed=0, mean=0.5)
-    pairs = [float(cosine_similarity(rows[i], rows[j], dim=0)) for i in range(20) for j in range(20) if i != j]
-    assert mean_pairwise_cosine(rows) == pytest.approx(sum(pairs) / len(pairs), abs=1e-5)
+@pytest.mark.parametrize("block", [2**24, 12], ids=["at once", "a few rows at a time"])
+def test_the_condition_is_that_of_all_rows_and_all_pairs(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clpds.vocabulary.blocks.BLOCK", block)
+    found = shared(20, 11, 30)
+    S, new = gauss(30, 5, seed=0, mean=0.5), gauss(31, 5, seed=1, mean=2.0)
+    new[found.missing[3]] = new[found.missing[7]] = S[found.source].mean(dim=0)
+    overlap, missing = S[found.source], new[found.missing]
+
+    def pairwise(rows: Tensor) -> float:
+        pairs = [cosine_similarity(a, b, dim=0) for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j]
+        return float(sum(pairs) / len(pairs))
+
+    measured = condition(found, S, new)
+    assert measured.pairwise == pytest.approx(pairwise(missing), abs=1e-5)
+    assert measured.source_pairwise == pytest.approx(pairwise(overlap), abs=1e-5)
+    assert measured.norm == pytest.approx(float(missing.norm(dim=1).median() / overlap.norm(dim=1).median()))
+    assert measured.longest == pytest.approx(float(missing.norm(dim=1).max() / overlap.norm(dim=1).max()))
+    assert measured.plain == 2

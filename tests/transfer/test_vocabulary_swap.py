@@ -82,6 +82,11 @@ def test_rows_keep_their_bits_and_their_dtype() -> None:
             assert new.dtype == torch.bfloat16
             assert new.shape == (100, *old.shape[1:])
             assert torch.equal(new[to], old)
+            holes = sorted(set(range(100)) - set(to.tolist()))
+            torch.testing.assert_close(
+                new[holes].float(), old.float().mean(dim=0).expand_as(new[holes]), rtol=1e-2, atol=1e-4
+            )
+            assert torch.equal(result.tensors[name].flat(37, new.numel() - 1), new.reshape(-1)[37:-1])  # some rows
 
 
 def test_a_role_that_the_target_does_not_fill_is_none() -> None:
