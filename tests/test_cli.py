@@ -1,15 +1,18 @@
 """The command line: quick and light until a verb is called, one line for bad input, nothing else on the screen."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clpds import __version__
-from clpds.cli import VERBS, main, room
+from clpds.cli import VERBS, main, quick_imports, room
 from tests.tiny import save_model, tiny_model
 
 
@@ -158,3 +161,21 @@ def test_libraries_say_nothing_that_a_user_cannot_act_on(model: Path, tmp_path: 
     command = [sys.executable, "-c", script, str(model), str(tmp_path / "copy")]
     done = subprocess.run(command, env=environment | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("error", [None, ModuleNotFoundError])
+def test_after_quick_imports_garbage_is_collected_again(error: type[Exception] | None) -> None:
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+    before = weakref.ref(Cycle())  # of a step before: a model, in `clpds run`
+    with nullcontext() if error is None else pytest.raises(error), quick_imports():
+        assert before() is None
+        if error:
+            raise error
+    after = weakref.ref(Cycle())
+    assert after() is not None
+    gc.collect()
+    assert after() is None
+    assert gc.isenabled()

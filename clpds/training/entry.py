@@ -3,7 +3,7 @@
 import os
 import sys
 
-from clpds.cli import TrainStep
+from clpds.cli import TrainStep, quick_imports
 from clpds.errors import UserError, complain, said
 from clpds.recipe import Train, load_stage
 from clpds.run_folder import saved_step, take_stop, write_state
@@ -41,10 +41,11 @@ def train_step(options: TrainStep) -> None:
 
 
 def _train(stage: Train, flag: StopFlag) -> None:
-    import torch.distributed as dist
+    with quick_imports():
+        import torch.distributed as dist
 
-    from clpds.training.group import first_rank, process_group
-    from clpds.training.loop import train
+        from clpds.training.group import first_rank, process_group
+        from clpds.training.loop import train
 
     with process_group() as device:
         try:
