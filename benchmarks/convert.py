@@ -34,7 +34,7 @@ def measure(bench: Bench) -> list[Row]:
     """0.5 billion parameters on 2 ranks and on 8, and a model of half the depth, whose memory must be the same."""
     rounds = bench.rounds
     whole = [Case(24, 2, rounds), Case(24, 8, rounds), Case(10, 2, rounds=1)]
-    cases = [Case(2, 2, rounds), Case(2, 8, rounds)] if bench.quick else whole
+    cases = [Case(2, 2, rounds), Case(2, 4, rounds)] if bench.quick else whole
     return [row for case in cases for row in _rows(bench, case)]
 
 
