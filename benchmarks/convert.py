@@ -1,6 +1,5 @@
 """``clpds convert`` of ZeRO-3 checkpoints beside DeepSpeed's zero_to_fp32.py, and beside copying what is written."""
 
-import json
 import shutil
 import sys
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from benchmarks.ranks import blocks_of_text, on_ranks, write_recipe
 from benchmarks.table import Row
 from clpds.checkpoint.safetensors import read_safetensors
 from clpds.output import human_bytes
-from clpds.resources import find
 
 ALLOWED = 600 * 10**6  # bytes over 1.2 times the largest tensor: the interpreter and its libraries
 
@@ -44,7 +42,7 @@ def _rows(bench: Bench, case: Case) -> list[Row]:
     config = LlamaConfig(
         vocab_size=48 * width, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=case.layers
     )
-    run = _train_a_step(bench, config, case)
+    run = _checkpointed(bench, config, case)
     checkpoint = next((run / "checkpoints").glob("step-*"))
     ours, theirs, copy = (bench.folder / name for name in ("ours", "theirs", "copy"))
     script = [sys.executable, "-m", "deepspeed.utils.zero_to_fp32", checkpoint.parent, theirs]
@@ -87,33 +85,17 @@ def _rows(bench: Bench, case: Case) -> list[Row]:
     ]
 
 
-def _train_a_step(bench: Bench, config: LlamaConfig, case: Case) -> Path:
-    """The run of one real step in bfloat16, as `clpds train` leaves it; made once."""
+def _checkpointed(bench: Bench, config: LlamaConfig, case: Case) -> Path:
+    """The run of one checkpoint in bfloat16, as `clpds train` leaves it; made once."""
     folder = bench.folder
     run = folder / f"run-{config.hidden_size}-{case.layers}-{case.ranks}"
     if not (run / "checkpoints" / "latest").exists():
         model = random_checkpoint(folder / f"model-{config.hidden_size}-{case.layers}", config, torch.bfloat16)
         stage = {"model": model, "data": {"text": {"path": blocks_of_text(bench, 32)}}, "out": run}
-        stage |= {"steps": 1, "micro_batch": 1, "global_batch": case.ranks, "deepspeed": _sparing(folder)}
-        stage |= {"isolate_documents": False}  # no trial of it: passes of eight ranks take long
-        train = on_ranks(case.ranks, "clpds", "train", write_recipe(folder / "recipe.yaml", **stage))
-        cost_of(["env", "MALLOC_TRIM_THRESHOLD_=131072", *train])  # what is freed is given back
+        stage |= {"steps": 1, "micro_batch": 1, "global_batch": case.ranks, "deepspeed": "zero3_bf16.json"}
+        cost_of(on_ranks(case.ranks, "benchmarks.unstepped", write_recipe(folder / "recipe.yaml", **stage)))
         shutil.rmtree(model)
     return run
-
-
-def _sparing(folder: Path) -> Path:
-    """DeepSpeed's settings for ranks that share one machine's memory: nothing is kept gathered, buckets are small.
-
-    With those of a cluster eight ranks that train 0.5 billion parameters take more than 24 GB, with these 14.
-    """
-    config = json.loads(find("ds_configs", Path("zero3_bf16.json")).read_text(encoding="utf-8"))
-    small = dict.fromkeys(("reduce_bucket_size", "stage3_prefetch_bucket_size"), 1_000_000)
-    kept = dict.fromkeys(("stage3_max_live_parameters", "stage3_max_reuse_distance"), 0)
-    config["zero_optimization"] |= small | kept | {"sub_group_size": 10_000_000}
-    file = folder / "sparing.json"
-    file.write_text(json.dumps(config), encoding="utf-8")
-    return file
 
 
 def _require_same(ours: Path, theirs: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import child
 
-LONG = 60.0  # seconds after which no further round begins
+LONG = 45.0  # seconds after which no further round begins
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
 
 
