@@ -57,15 +57,15 @@ def clpds(*words: str | Path) -> list[str]:
     return [sys.executable, "-m", "clpds", *(str(word) for word in words)]
 
 
-def take_turns(entrants: Mapping[str, Callable[[], Cost]], rounds: int) -> dict[str, list[Cost]]:
+def take_turns(entrants: Mapping[str, Callable[[], Cost]], rounds: int, *, at_least: int = 1) -> dict[str, list[Cost]]:
     """Each once, ``rounds`` times over: whatever else the machine does then hits all alike.
 
-    Where they take long there are fewer rounds: after ``LONG`` seconds none begins.
+    Where they take long there are fewer rounds, but ``at_least`` so many: after ``LONG`` seconds none begins.
     """
     costs: dict[str, list[Cost]] = {name: [] for name in entrants}
     begin = time.monotonic()
     for number in range(rounds):
-        if number and time.monotonic() - begin > LONG:
+        if number >= at_least and time.monotonic() - begin > LONG:
             break
         names = list(entrants) if number % 2 == 0 else list(entrants)[::-1]
         for name in names:
