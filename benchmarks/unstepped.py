@@ -7,6 +7,7 @@ that share two cores takes a minute.
 import sys
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from clpds.recipe import load_stage
@@ -24,6 +25,9 @@ def main(recipe: Path) -> None:
         checkpoint = open_model(stage, inputs)
         prepare_run(stage, checkpoint)
         engine = build_engine(build_model(checkpoint, config, device), stage, config, device)
+        for flat in engine.optimizer.fp32_partitioned_groups_flat:  # Adam makes them in the first step
+            moments = {name: torch.zeros_like(flat) for name in ("exp_avg", "exp_avg_sq")}
+            engine.optimizer.optimizer.state[flat] = {"step": torch.ones(()), **moments}
         with Saver(engine, stage, identity(stage, inputs, checkpoint)) as saver:
             saver.save(Position(step=1))
 
