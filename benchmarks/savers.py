@@ -12,19 +12,21 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from clpds.allocator import keep_freed_memory
+from clpds.checkpoint import Checkpoint
 from clpds.output import sync
-from clpds.recipe import Saving, load_stage
+from clpds.recipe import Saving, Train, load_stage
 from clpds.run_folder import TRAINER
 from clpds.training.engine import build_engine, build_model, deepspeed_config
 from clpds.training.group import process_group
 from clpds.training.loop import rank_indices
 from clpds.training.saving import Position, Saver
-from clpds.training.setup import open_inputs, open_model, prepare_run
+from clpds.training.setup import Inputs, open_inputs, open_model, prepare_run
 
 
 def main(recipe: Path, rounds: int, out: Path) -> None:
@@ -35,10 +37,7 @@ def main(recipe: Path, rounds: int, out: Path) -> None:
     stage = load_stage(recipe, (), None)[1]
     folder = stage.out.with_name("theirs")
     with process_group() as device:
-        inputs, config = open_inputs(stage), deepspeed_config(stage, dist.get_world_size())
-        checkpoint = open_model(stage, inputs)
-        prepare_run(stage, checkpoint)
-        engine = build_engine(build_model(checkpoint, config, device), stage, config, device)
+        inputs, _, engine = fresh_engine(stage, device)
         if device.type == "cpu":
             keep_freed_memory()  # as the trainer does
         batch = inputs.mixture.batch(rank_indices(stage, 0)[0])
@@ -95,6 +94,14 @@ def main(recipe: Path, rounds: int, out: Path) -> None:
             size = sum(file.stat().st_size for file in (folder / f"plain-{rounds + 1}").iterdir())
             out.write_text(json.dumps({"seconds": seconds, "bytes": size}))
         dist.barrier()
+
+
+def fresh_engine(stage: Train, device: torch.device) -> tuple[Inputs, Checkpoint, Any]:
+    """The stage's inputs and model, and an engine that has done nothing yet; the run's folder is there then."""
+    inputs, config = open_inputs(stage), deepspeed_config(stage, dist.get_world_size())
+    checkpoint = open_model(stage, inputs)
+    prepare_run(stage, checkpoint)
+    return inputs, checkpoint, build_engine(build_model(checkpoint, config, device), stage, config, device)
 
 
 def _wait_for_disk() -> None:

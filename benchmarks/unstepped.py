@@ -8,23 +8,19 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
+from benchmarks.savers import fresh_engine
 from clpds.recipe import load_stage
-from clpds.training.engine import build_engine, build_model, deepspeed_config
 from clpds.training.group import process_group
 from clpds.training.saving import Position, Saver
-from clpds.training.setup import identity, open_inputs, open_model, prepare_run
+from clpds.training.setup import identity
 
 
 def main(recipe: Path) -> None:
     """As step 1 of the recipe's stage."""
     stage = load_stage(recipe, (), None)[1]
     with process_group() as device:
-        inputs, config = open_inputs(stage), deepspeed_config(stage, dist.get_world_size())
-        checkpoint = open_model(stage, inputs)
-        prepare_run(stage, checkpoint)
-        engine = build_engine(build_model(checkpoint, config, device), stage, config, device)
+        inputs, checkpoint, engine = fresh_engine(stage, device)
         for flat in engine.optimizer.fp32_partitioned_groups_flat:  # Adam makes them in the first step
             moments = {name: torch.zeros_like(flat) for name in ("exp_avg", "exp_avg_sq")}
             engine.optimizer.optimizer.state[flat] = {"step": torch.ones(()), **moments}

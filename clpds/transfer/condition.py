@@ -67,9 +67,9 @@ def _lengths_and_cosine(matrix: Tensor, ids: Tensor) -> tuple[Tensor, float]:
     u are the rows at length 1.
     """
     lengths, total, count = [], torch.zeros(matrix.shape[1], dtype=torch.float64), len(ids)
-    for rows in _some_at_a_time(matrix, ids):
-        lengths.append(rows.float().norm(dim=1))
-        total += normalize(rows.float()).sum(dim=0)  # of a few thousand numbers of size 1: float32 does
+    for rows in map(Tensor.float, _some_at_a_time(matrix, ids)):
+        lengths.append(rows.norm(dim=1))
+        total += normalize(rows).sum(dim=0)  # of a few thousand numbers of size 1: float32 does
     return torch.cat(lengths), float((total.square().sum() - count) / (count * count - count))
 
 

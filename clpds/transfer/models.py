@@ -42,13 +42,9 @@ class Models:
         """
         assert self.helper is not None  # recipe.NEEDS
         own = parts(self.helper)
-        embedding = read_rows(self.helper, own["input"][:1])
-        matrices = {
-            role: read_rows(self.helper, own[role][:1]) if role == "output" and role in own else embedding
-            for role in self.rows
-        }
-        _check_height(len(embedding), self.target_tokenizer, self.helper.path)
-        return matrices
+        read = {role: read_rows(self.helper, own[role][:1]) for role in self.rows if role in own}
+        _check_height(len(read["input"]), self.target_tokenizer, self.helper.path)
+        return {role: read.get(role, read["input"]) for role in self.rows}
 
 
 def open_models(step: Init, source: Checkpoint) -> Models:

@@ -86,12 +86,12 @@ def swap_vocabulary(
     replaced: dict[str, LazyTensor] = {}
     height = -(-len(rows["input"]) // pad_to) * pad_to
     for role, names in parts(source).items():
-        mean, start = _mean(rows[role], used), 0
+        start = 0
         for name in names:
             old = source.tensors[name]
-            columns = slice(start, start + old.numel // old.shape[0])
-            replaced[name] = _filled(rows[role][:, columns], used, mean[columns], height, name, old)
-            start = columns.stop
+            width = old.numel // old.shape[0]
+            replaced[name] = _filled(rows[role][:, start : start + width], used, height, name, old)
+            start += width
     config, generation = copy.deepcopy(source.config), source.generation_config
     if special_ids is not None:
         config, generation = _with_ids(config, special_ids), generation and _with_ids(generation, special_ids)
@@ -105,18 +105,18 @@ def swap_vocabulary(
     )
 
 
-def _mean(rows: Tensor, ids: Tensor) -> Tensor:
-    total = torch.zeros(rows.shape[1], dtype=torch.float64)
-    for part in blocks(len(ids), rows.shape[1]):
-        total += rows[ids[part]].float().sum(dim=0)
-    return (total / len(ids)).to(rows.dtype)
-
-
-def _filled(values: Tensor, used: Tensor, mean: Tensor, height: int, name: str, old: LazyTensor) -> LazyTensor:
+def _filled(values: Tensor, used: Tensor, height: int, name: str, old: LazyTensor) -> LazyTensor:
     """``values`` (rows, width) in the shape that ``old`` has but for its ``height``, filled up as it is read.
 
     A filled copy of 50,257 rows of a 7B model is 0.4 GB, of its head as much again.
     """
+    origin = f"the new rows of {name}"
+    if len(used) == height:  # no hole, and no mean to be taken
+        return LazyTensor.of(values.reshape(-1, *old.shape[1:]).to(old.dtype), origin)
+    total = torch.zeros(values.shape[1], dtype=torch.float64)
+    for part in blocks(len(used), values.shape[1]):
+        total += values[used[part]].float().sum(dim=0)
+    mean = (total / len(used)).to(values.dtype)
     unused = torch.ones(height, dtype=torch.bool)
     unused[used] = False
 
@@ -126,8 +126,7 @@ def _filled(values: Tensor, used: Tensor, mean: Tensor, height: int, name: str, 
         block[unused[start:stop]] = mean
         return block.reshape(-1, *old.shape[1:]).to(old.dtype)
 
-    shape = (height, *old.shape[1:])
-    return LazyTensor(shape, old.dtype, lambda: rows(0, height), rows, origin=f"the new rows of {name}")
+    return LazyTensor((height, *old.shape[1:]), old.dtype, lambda: rows(0, height), rows, origin)
 
 
 def _with_ids(config: AnyConfig, special_ids: Mapping[str, int]) -> AnyConfig:
