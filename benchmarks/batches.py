@@ -20,7 +20,6 @@ from clpds.data.order import Mixture
 
 LENGTH = 2048
 MICRO_BATCH = 8
-ROUNDS = 7  # of milliseconds each
 MANY = 10**7  # blocks of a corpus of 20 billion tokens
 FAR = 10**9  # the number of a sample
 
@@ -51,6 +50,7 @@ def measure(bench: Bench) -> list[Row]:
     folder = _prepared(bench)
     blocks = open_blocks(folder, "train")
     mixture = Mixture([blocks], [1.0], seed=0)
+    rounds = 1 if bench.quick else 7  # of milliseconds each
     count = 4 if bench.quick else 64
     batches = [range(first, first + MICRO_BATCH) for first in range(0, count * MICRO_BATCH, MICRO_BATCH)]
     located = [[mixture.locate(index)[1] for index in indices] for indices in batches]
@@ -70,12 +70,12 @@ def measure(bench: Bench) -> list[Row]:
         "copy": lambda: [goal.copy_(source) for _ in batches],
     }
     turns: dict[str, list[float]] = {name: [] for name in readers}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, read in readers.items():
             turns[name].append(_seconds(read) / (count * MICRO_BATCH))
     ours, row, copy = (statistics.median(turns[name]) for name in readers)
     step = _step_seconds_per_token(64 if bench.quick else 256) * LENGTH
-    resumed = [_seconds(lambda: _resume(folder)) for _ in range(ROUNDS)]
+    resumed = [_seconds(lambda: _resume(folder)) for _ in range(rounds)]
     many = [_seconds(lambda: Mixture([Repeated(blocks)], [1.0], seed=0).batch(range(FAR, FAR + 8))) for _ in resumed]
     said = f"{ours * 1e6:.0f} us a block of {LENGTH:,} tokens, {LENGTH / ours / 1e6:.0f}M tokens/s"
     return [
@@ -92,7 +92,7 @@ def measure(bench: Bench) -> list[Row]:
 
 def _prepared(bench: Bench) -> Path:
     """A data folder, made once."""
-    text = write_corpus(bench.folder, 3 if bench.quick else 20)
+    text = write_corpus(bench.shared, 1 if bench.quick else 20)
     out = bench.folder / f"data-{text.stem}"
     if not out.is_dir():
         words = ["--input", text, "--tokenizer", train_tokenizer(text, 4096), "--sequence-length", str(LENGTH)]

@@ -28,6 +28,11 @@ class Bench:
         """How often ours and its peers take turns."""
         return 1 if self.quick else 3
 
+    @property
+    def shared(self) -> Path:
+        """A folder for text and its tokenizers, which several benchmarks read."""
+        return self.folder.parent / "text"
+
     def peer(self, name: str) -> Path | None:
         """The interpreter of a peer's own environment; None where it does not install."""
         return peer_python(name, self.folder.parent / "peers")

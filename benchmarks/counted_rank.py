@@ -1,11 +1,10 @@
-"""A rank of training that counts: ``python -m benchmarks.counted_rank RECIPE OUT.json`` under a launcher.
+"""A rank of training that counts: ``python -m benchmarks.rank counted_rank RECIPE OUT.json`` under a launcher.
 
 Counted are the bytes read of weight files, and the collective operations with the bytes that the rank sends where the
 ring algorithm is used, which is the least that any algorithm needs.
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import wraps
@@ -24,7 +23,7 @@ counts: Counter[str] = Counter()
 inside = False
 
 
-def main() -> None:
+def main(recipe: str, out: str) -> None:
     """Train, and write what was counted up to the first step, in the last step and in the last save."""
     for name in COLLECTIVES:  # before anything else takes hold of them
         function = _counted(name, getattr(distributed_c10d, name))
@@ -59,11 +58,11 @@ def main() -> None:
     safetensors._read = read_counted
     loop.Loop.step = during("step", loop.Loop.step)  # type: ignore[method-assign]
     saving.Saver.save = during("save", saving.Saver.save)  # type: ignore[method-assign]
-    _, stage = load_stage(Path(sys.argv[1]), (), None)
+    _, stage = load_stage(Path(recipe), (), None)
     with stop_flag() as flag, process_group() as device:
         loop.train(stage, device, flag)
         rank = dist.get_rank()
-    Path(f"{sys.argv[2]}.{rank}").write_text(json.dumps(told))
+    Path(f"{out}.{rank}").write_text(json.dumps(told))
 
 
 def _counted(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -91,7 +90,3 @@ def _nbytes(value: Any) -> int:
     if isinstance(value, Tensor):
         return value.nbytes
     return sum(map(_nbytes, value)) if isinstance(value, list | tuple) else 0
-
-
-if __name__ == "__main__":
-    main()

@@ -23,8 +23,8 @@ ALIKE = 100  # blocks that are compared one by one
 
 def measure(bench: Bench) -> list[Row]:
     """As many workers for both as there are cores."""
-    text = write_corpus(bench.folder, 3 if bench.quick else 200)
-    tokenizer = train_tokenizer(write_corpus(bench.folder, 3 if bench.quick else 20), 4096 if bench.quick else 32_000)
+    text = write_corpus(bench.shared, 1 if bench.quick else 200)
+    tokenizer = train_tokenizer(write_corpus(bench.shared, 1 if bench.quick else 20), 4096 if bench.quick else 32_000)
     start, end, _ = ends_of(load_tokenizer(tokenizer))
     workers = len(os.sched_getaffinity(0))
     out, cache, job = bench.folder / "out", bench.folder / "map", bench.folder / "job.json"

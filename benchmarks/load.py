@@ -34,7 +34,7 @@ def measure(bench: Bench) -> list[Row]:
 
     def once(way: str) -> Cost:
         _forget(model)
-        cost = cost_of(on_ranks(RANKS, "benchmarks.loaders", way, model, bench.folder))
+        cost = cost_of(on_ranks(RANKS, "loaders", way, model, bench.folder))
         seen[way].append([json.loads((bench.folder / f"{rank}.json").read_text()) for rank in range(RANKS)])
         return cost
 

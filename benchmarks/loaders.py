@@ -1,10 +1,9 @@
-"""Load a model under ZeRO-3, on a rank of a group: ``python -m benchmarks.loaders ours|theirs MODEL OUT``.
+"""Load a model under ZeRO-3, on a rank of a group: ``python -m benchmarks.rank loaders ours|theirs MODEL OUT``.
 
 Every rank writes OUT/RANK.json: seconds, bytes read, its memory's growth, and a hash of its part of each parameter.
 """
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ def theirs(model: Path, config: dict[str, Any], device: torch.device) -> PreTrai
     return loaded
 
 
-def main(way: str, model: Path, out: Path) -> None:
+def main(way: str, model: str, out: str) -> None:
     """Load, then write what this rank saw."""
     config = json.loads(find("ds_configs", Path("zero3_bf16.json")).read_text(encoding="utf-8"))
     config |= {"train_micro_batch_size_per_gpu": 1}
@@ -44,7 +43,7 @@ def main(way: str, model: Path, out: Path) -> None:
         asked, from_disk = _read("rchar"), _read("read_bytes")
         dist.barrier()
         begin = time.perf_counter()
-        loaded = {"ours": ours, "theirs": theirs}[way](model, config, device)
+        loaded = {"ours": ours, "theirs": theirs}[way](Path(model), config, device)
         dist.barrier()
         seen = {
             "seconds": time.perf_counter() - begin,
@@ -53,7 +52,7 @@ def main(way: str, model: Path, out: Path) -> None:
             "growth": _memory("VmHWM") - before,
             "hashes": {name: _hash(parameter.ds_tensor.data) for name, parameter in loaded.named_parameters()},
         }
-        (out / f"{dist.get_rank()}.json").write_text(json.dumps(seen))
+        (Path(out) / f"{dist.get_rank()}.json").write_text(json.dumps(seen))
         dist.barrier()
 
 
@@ -71,7 +70,3 @@ def _read(key: str) -> int:
 
 def _hash(tensor: torch.Tensor) -> str:
     return xxhash.xxh3_64_hexdigest(tensor.contiguous().view(torch.uint8).numpy().data)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], *map(Path, sys.argv[2:]))

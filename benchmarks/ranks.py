@@ -9,27 +9,22 @@ import yaml
 
 from benchmarks.bench import Bench
 from benchmarks.costs import clpds, cost_of
-from clpds.data.samples import write_chapters
+from benchmarks.text import train_tokenizer, write_corpus
 
 
 def on_ranks(ranks: int, module: str, *words: object) -> list[str]:
-    """The command that runs ``python -m module words...`` on so many ranks of this machine."""
+    """The command that calls ``benchmarks.module.main(*words)`` on so many ranks of this machine."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    return [sys.executable, *torchrun, "-m", module, *(str(word) for word in words)]
+    return [sys.executable, *torchrun, "-m", "benchmarks.rank", module, *(str(word) for word in words)]
 
 
 def blocks_of_text(bench: Bench, length: int) -> Path:
-    """A data folder of the Bible's chapters in German, blocks of ``length`` tokens, made once for all benchmarks."""
-    folder = bench.folder.parent / "text"
-    out = folder / f"data-{length}"
+    """A data folder of 1 MB of text, blocks of ``length`` tokens of 4,096, made once for all benchmarks."""
+    out = bench.shared / f"data-{length}"
     if not out.exists():
-        text, tokenizer = folder / "de.train.jsonl", folder / "tokenizer"
-        folder.mkdir(exist_ok=True)
-        write_chapters("de", folder)
-        if not tokenizer.exists():
-            cost_of(clpds("tokenizer", "--input", text, "--vocab-size", "4096", "--out", tokenizer))
-        words = ["--input", text, "--tokenizer", tokenizer, "--sequence-length", str(length), "--out", out]
-        cost_of(clpds("data", *words))
+        text = write_corpus(bench.shared, 1)
+        words = ["--input", text, "--tokenizer", train_tokenizer(text, 4096), "--sequence-length", str(length)]
+        cost_of(clpds("data", *words, "--out", out))
     return out
 
 

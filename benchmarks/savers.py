@@ -1,4 +1,4 @@
-"""Save a checkpoint in turns, on a rank of a group: ``python -m benchmarks.savers RECIPE ROUNDS OUT.json``.
+"""Save a checkpoint in turns, on a rank of a group: ``python -m benchmarks.rank savers RECIPE ROUNDS OUT.json``.
 
 One engine, so that all save the same: ours, ours beside the loop, DeepSpeed's ``save_checkpoint``, and the same brought
 to the disk.
@@ -7,7 +7,6 @@ to the disk.
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,13 +28,13 @@ from clpds.training.saving import Position, Saver
 from clpds.training.setup import Inputs, open_inputs, open_model, prepare_run
 
 
-def main(recipe: Path, rounds: int, out: Path) -> None:
+def main(recipe: str, rounds: str, out: str) -> None:
     """Rank 0 writes the seconds of every round, from the moment that all ranks are ready until all are done.
 
     Of the one beside the loop those are counted for which the loop waits.
     """
-    stage = load_stage(recipe, (), None)[1]
-    folder = stage.out.with_name("theirs")
+    stage = load_stage(Path(recipe), (), None)[1]
+    folder, last = stage.out.with_name("theirs"), int(rounds) + 1
     with process_group() as device:
         inputs, _, engine = fresh_engine(stage, device)
         if device.type == "cpu":
@@ -77,7 +76,7 @@ def main(recipe: Path, rounds: int, out: Path) -> None:
             "synced": synced,
         }
         seconds: dict[str, list[float]] = {way: [] for way in ways}
-        for number in range(1, rounds + 2):  # the first is not counted: directories, allocations
+        for number in range(1, last + 1):  # the first is not counted: directories, allocations
             for way in list(ways) if number % 2 else list(ways)[::-1]:
                 _wait_for_disk()
                 begin = time.perf_counter()
@@ -85,14 +84,14 @@ def main(recipe: Path, rounds: int, out: Path) -> None:
                 dist.barrier()
                 if number > 1:
                     seconds[way].append(time.perf_counter() - begin if waited is None else waited)
-            if number <= rounds and dist.get_rank() == 0:
+            if number < last and dist.get_rank() == 0:
                 shutil.rmtree(folder)
             dist.barrier()
         if dist.get_rank() == 0:
             for run in (stage.out, stage.out / "beside"):
-                _require_same(run / "checkpoints" / f"step-{rounds + 1:08d}", folder / f"plain-{rounds + 1}")
-            size = sum(file.stat().st_size for file in (folder / f"plain-{rounds + 1}").iterdir())
-            out.write_text(json.dumps({"seconds": seconds, "bytes": size}))
+                _require_same(run / "checkpoints" / f"step-{last:08d}", folder / f"plain-{last}")
+            size = sum(file.stat().st_size for file in (folder / f"plain-{last}").iterdir())
+            Path(out).write_text(json.dumps({"seconds": seconds, "bytes": size}))
         dist.barrier()
 
 
@@ -138,7 +137,3 @@ def _compare(where: str, one: object, other: object) -> None:
         same = True
     if not same:
         raise RuntimeError(f"{where} is not the same in both checkpoints")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -10,24 +10,23 @@ from transformers import LlamaConfig
 
 from benchmarks.bench import Bench
 from benchmarks.checkpoints import random_checkpoint
-from benchmarks.costs import clpds, cost_of
-from benchmarks.ranks import on_ranks, write_recipe
+from benchmarks.costs import cost_of
+from benchmarks.ranks import blocks_of_text, on_ranks, write_recipe
 from benchmarks.table import Row
-from benchmarks.text import train_tokenizer, write_corpus
 
 MICRO_BATCHES = 4  # of a rank in a step
 CONFIG = LlamaConfig(
-    vocab_size=1024, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4
-)  # 3.1M parameters
+    vocab_size=4096, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4
+)  # 4.7M parameters
 
 
 def measure(bench: Bench) -> list[Row]:
     """The same stage of three steps on more and more ranks; a rank's four micro batches of one block stay."""
-    ranks = (1, 2) if bench.quick else (1, 2, 4, 8)
-    model, data = _inputs(bench)
+    ranks = (2,) if bench.quick else (1, 2, 4, 8)
+    model, data = random_checkpoint(bench.folder / "model", CONFIG), blocks_of_text(bench, 64)
     weights = (model / "model.safetensors").stat().st_size
     found = {number: _train(bench.folder, model, data, number) for number in ranks}
-    most, fewest = ranks[-1], 2
+    most, fewest = ranks[-1], 2  # one alone sends nothing
     rows = []
     for number, told in found.items():
         said = (
@@ -37,10 +36,10 @@ def measure(bench: Bench) -> list[Row]:
         share = told["read"] * number / weights
         rows.append(Row(f"{number} ranks: read by one x ranks / file", said, "", share, "x", "<=", 1.05, told))
     grown = {key: found[most][key] / found[fewest][key] for key in ("calls", "sent")}
-    written = found[most]["written"] * most / (found[1]["written"])
+    written = found[most]["written"] * most / (found[ranks[0]]["written"] * ranks[0])
     return [
         *rows,
-        Row(f"{most} ranks: written by one x ranks / by one alone", _mb(found[most]["written"]), "", written, "x"),
+        Row(f"{most} ranks: written by one x ranks / of {ranks[0]}", _mb(found[most]["written"]), "", written, "x"),
         Row(f"collective calls of a micro batch, {most} ranks / {fewest}", "", "", grown["calls"], "x", "<=", 1.1),
         Row(f"bytes sent for a micro batch, {most} ranks / {fewest}", "", f"(N - 1) / N: {_ring(most, fewest):.2f}x",
             grown["sent"] / _ring(most, fewest), "x", "<=", 1.1),
@@ -54,17 +53,6 @@ def _ring(more: int, fewer: int) -> float:
 
 def _mb(size: float) -> str:
     return f"{size / 1e6:.2f} MB"
-
-
-def _inputs(bench: Bench) -> tuple[Path, Path]:
-    """A model and blocks, made once."""
-    corpus = write_corpus(bench.folder, 1)
-    tokenizer = train_tokenizer(corpus, CONFIG.vocab_size)
-    data = bench.folder / "data"
-    if not data.is_dir():
-        words = ["--input", corpus, "--tokenizer", tokenizer, "--sequence-length", "64", "--out", data]
-        cost_of(clpds("data", *words))
-    return random_checkpoint(bench.folder / "model", CONFIG, tokenizer=tokenizer), data
 
 
 def _train(folder: Path, model: Path, data: Path, ranks: int) -> dict[str, float]:
@@ -83,7 +71,7 @@ def _train(folder: Path, model: Path, data: Path, ranks: int) -> dict[str, float
         saving={"every": 3},
         validation={"every": None},
     )
-    cost_of(on_ranks(ranks, "benchmarks.counted_rank", recipe, counted))
+    cost_of(on_ranks(ranks, "counted_rank", recipe, counted))
     told = [json.loads(Path(f"{counted}.{rank}").read_text()) for rank in range(ranks)]
     return {
         "read": max(one["start"].get("read_bytes", 0) for one in told),

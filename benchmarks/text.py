@@ -34,7 +34,7 @@ def write_corpus(folder: Path, megabytes: int) -> Path:
 
 def train_tokenizer(corpus: Path, size: int) -> Path:
     """A byte-level BPE of so many tokens, trained on a corpus; made once."""
-    folder = corpus.with_name(f"tokenizer-{size}")
+    folder = corpus.with_name(f"{corpus.stem}-tokenizer-{size}")
     if not folder.is_dir():
         cost_of(clpds("tokenizer", "--input", corpus, "--vocab-size", str(size), "--out", folder))
     return folder

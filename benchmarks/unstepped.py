@@ -1,10 +1,9 @@
-"""Save what a rank of a group holds before its first step: ``python -m benchmarks.unstepped RECIPE``.
+"""Save what a rank of a group holds before its first step: ``python -m benchmarks.rank unstepped RECIPE``.
 
 The checkpoint is that of a training in its files, names and sizes; Adam's moments are zero. One step of eight ranks
 that share two cores takes a minute.
 """
 
-import sys
 from pathlib import Path
 
 import torch
@@ -16,9 +15,9 @@ from clpds.training.saving import Position, Saver
 from clpds.training.setup import identity
 
 
-def main(recipe: Path) -> None:
+def main(recipe: str) -> None:
     """As step 1 of the recipe's stage."""
-    stage = load_stage(recipe, (), None)[1]
+    stage = load_stage(Path(recipe), (), None)[1]
     with process_group() as device:
         inputs, checkpoint, engine = fresh_engine(stage, device)
         for flat in engine.optimizer.fp32_partitioned_groups_flat:  # Adam makes them in the first step
@@ -26,7 +25,3 @@ def main(recipe: Path) -> None:
             engine.optimizer.optimizer.state[flat] = {"step": torch.ones(()), **moments}
         with Saver(engine, stage, identity(stage, inputs, checkpoint)) as saver:
             saver.save(Position(step=1))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
