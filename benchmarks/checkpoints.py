@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from math import prod
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from clpds.checkpoint.lazy import Checkpoint, LazyTensor
 from clpds.checkpoint.write import write_checkpoint
 from clpds.recipe import Convert
 
-# Numbers drawn for a tensor, then repeated: a 7B's would take minutes. A prime, so that no two rows agree.
+# Numbers drawn once, then repeated: a 7B's would take minutes. A prime, so that no two rows agree.
 PERIOD = 4_194_301
 SMOLLM2_135M = LlamaConfig(
     vocab_size=49_152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
@@ -50,14 +51,20 @@ def random_checkpoint(
 
 
 def random_weights(config: PretrainedConfig, dtype: torch.dtype) -> Checkpoint:
-    """N(0, 0.02) in every tensor, drawn when it is asked for, the same each time."""
+    """N(0, 0.02) in every tensor, made when it is asked for, the same each time."""
     return Checkpoint({name: _random(name, shape, dtype) for name, shape in anatomy(config).shapes.items()}, config)
 
 
 def _random(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> LazyTensor:
     def load() -> Tensor:
-        generator, count = torch.Generator().manual_seed(zlib.crc32(name.encode())), prod(shape)
-        some = (torch.randn(min(count, PERIOD), generator=generator) * 0.02).to(dtype)
+        count = prod(shape)
+        some = _numbers(dtype).roll(-zlib.crc32(name.encode()))
         return some.repeat(-(-count // PERIOD))[:count].view(shape)
 
     return LazyTensor(shape, dtype, load, origin="random")
+
+
+@cache
+def _numbers(dtype: torch.dtype) -> Tensor:
+    """(PERIOD,) from which every tensor takes its own, beginning elsewhere."""
+    return (torch.randn(PERIOD, generator=torch.Generator().manual_seed(0)) * 0.02).to(dtype)

@@ -16,7 +16,7 @@ from benchmarks.table import Row
 
 RANKS = 2
 LENGTH = 128
-WARM_UP = 6  # steps: two traces of ZeRO-3's prefetching, and the allocator's growth
+WARM_UP = 4  # steps: two traces of ZeRO-3's prefetching, and the allocator's growth
 WAYS = {"ours": "clpds train", "trainer": "Trainer", "bare": "bare loop"}
 LEAST = {"trainer": 1.0, "bare": 0.97}
 TINY = LlamaConfig(
@@ -27,10 +27,10 @@ TINY = LlamaConfig(
 def measure(bench: Bench) -> list[Row]:
     """A tiny model, where only overhead counts, and the shape of SmolLM2-135M."""
     if bench.quick:
-        return _rows(bench, "tiny", TINY, steps=12, micro_batch=4, at_least=1)
+        return _rows(bench, "tiny", TINY, steps=9, micro_batch=4, at_least=1)
     # One round alone of the tiny one has shown 0.85x of the bare loop where three runs of two showed 1.02x to 1.09x.
-    rows = _rows(bench, "tiny", TINY, steps=60, micro_batch=4, at_least=3)
-    return rows + _rows(bench, "135M", SMOLLM2_135M, steps=12, micro_batch=1, at_least=1)
+    rows = _rows(bench, "tiny", TINY, steps=40, micro_batch=4, at_least=2)
+    return rows + _rows(bench, "135M", SMOLLM2_135M, steps=9, micro_batch=1, at_least=1)
 
 
 def _rows(bench: Bench, name: str, config: LlamaConfig, *, steps: int, micro_batch: int, at_least: int) -> list[Row]:
