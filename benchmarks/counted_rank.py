@@ -1,4 +1,4 @@
-"""A rank of training that counts: ``python -m benchmarks.rank counted_rank RECIPE OUT.json`` under a launcher.
+"""A rank of training that counts: ``python -m benchmarks.launch N counted_rank RECIPE OUT.json``.
 
 Counted are the bytes read of weight files, and the collective operations with the bytes that the rank sends where the
 ring algorithm is used, which is the least that any algorithm needs.

@@ -1,4 +1,4 @@
-"""Load a model under ZeRO-3, on a rank of a group: ``python -m benchmarks.rank loaders ours|theirs MODEL OUT``.
+"""Load a model under ZeRO-3, on a rank of a group: ``python -m benchmarks.launch N loaders ours|theirs MODEL OUT``.
 
 Every rank writes OUT/RANK.json: seconds, bytes read, its memory's growth, and a hash of its part of each parameter.
 """

@@ -14,8 +14,8 @@ from benchmarks.text import train_tokenizer, write_corpus
 
 def on_ranks(ranks: int, module: str, *words: object) -> list[str]:
     """The command that calls ``benchmarks.module.main(*words)`` on so many ranks of this machine."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    return [sys.executable, *torchrun, "-m", "benchmarks.rank", module, *(str(word) for word in words)]
+    threads = ["env", "OMP_NUM_THREADS=1"] if ranks > 1 else []  # as torchrun has it
+    return [*threads, sys.executable, "-m", "benchmarks.launch", str(ranks), module, *(str(word) for word in words)]
 
 
 def blocks_of_text(bench: Bench, length: int) -> Path:

@@ -1,4 +1,4 @@
-"""Save a checkpoint in turns, on a rank of a group: ``python -m benchmarks.rank savers RECIPE ROUNDS OUT.json``.
+"""Save a checkpoint in turns, on a rank of a group: ``python -m benchmarks.launch N savers RECIPE ROUNDS OUT.json``.
 
 One engine, so that all save the same: ours, ours beside the loop, DeepSpeed's ``save_checkpoint``, and the same brought
 to the disk.

@@ -1,4 +1,4 @@
-"""One way to train, on a rank of a group: ``python -m benchmarks.rank steppers WAY RECIPE OUT.json`` under a launcher.
+"""One way to train, on a rank of a group: ``python -m benchmarks.launch N steppers WAY RECIPE OUT.json``.
 
 All three do the same steps on the same blocks in the same order. Rank 0 writes when each step began, and the losses.
 """

@@ -1,4 +1,4 @@
-"""Save what a rank of a group holds before its first step: ``python -m benchmarks.rank unstepped RECIPE``.
+"""Save what a rank of a group holds before its first step: ``python -m benchmarks.launch N unstepped RECIPE``.
 
 The checkpoint is that of a training in its files, names and sizes; Adam's moments are zero. One step of eight ranks
 that share two cores takes a minute.
