@@ -40,7 +40,7 @@ class Sizes:
     shard: str
 
 
-LARGE = Sizes(4_096, 11_008, (4, 12, 32), 32_000, 50_257, (32_000, 256_000), "1GB")
+LARGE = Sizes(4_096, 11_008, (4, 8, 32), 32_000, 50_257, (32_000, 256_000), "1GB")
 SMALL = Sizes(128, 256, (2, 8), 1_500, 2_000, (4_000,), "500KB")
 BLOOM = BloomConfig(vocab_size=250_880, hidden_size=LARGE.width, n_layer=30, n_head=32)
 

@@ -28,7 +28,7 @@ def measure(bench: Bench) -> list[Row]:
         deepspeed="cpu.json",
     )
     try:
-        cost_of(on_ranks(RANKS, "savers", recipe, 1 if bench.quick else 5, out))
+        cost_of(on_ranks(RANKS, "savers", recipe, 1 if bench.quick else 4, out))
     finally:
         for folder in (run, bench.folder / "theirs"):
             shutil.rmtree(folder, ignore_errors=True)

@@ -20,7 +20,7 @@ RECIPE = """steps:
 
 
 def measure(bench: Bench) -> list[Row]:
-    """Each beside an interpreter that does nothing, five times."""
+    """Each beside an interpreter that does nothing, three times."""
     config = LlamaConfig(vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=2)
     model = random_checkpoint(bench.folder / "model", config)
     recipe = bench.folder / "recipe.yaml"
@@ -35,7 +35,7 @@ def measure(bench: Bench) -> list[Row]:
     }
     nothing = [sys.executable, "-c", "pass"]
     entrants = {what: lambda command=command: cost_of(command) for what, command in commands.items()}
-    costs = take_turns(entrants | {"nothing": lambda: cost_of(nothing)}, rounds=1 if bench.quick else 5)
+    costs = take_turns(entrants | {"nothing": lambda: cost_of(nothing)}, rounds=1 if bench.quick else 3)
     base = seconds(costs["nothing"])
     return [
         Row(
