@@ -6,23 +6,20 @@ is most of what a short benchmark takes (two ranks of eight steps: 15 to 18 s un
 
 import importlib
 import os
-import socket
 import sys
 from collections.abc import Callable
 
 from torch.multiprocessing import start_processes
 
 from clpds.cli import quick_imports
+from launcher.rendezvous import free_port
 
 
 def main(ranks: int, module: str, *words: str) -> None:
     """Raises where a rank does, and ends the others."""
     with quick_imports():
         work = importlib.import_module(f"benchmarks.{module}").main
-    with socket.socket() as any_port:
-        any_port.bind(("127.0.0.1", 0))
-        port = any_port.getsockname()[1]
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
     start_processes(_rank, (work, words), ranks, start_method="fork")
 
 

@@ -3,11 +3,12 @@
 import multiprocessing
 import os
 import pickle
-import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
+
+from launcher.rendezvous import free_port
 
 _context = multiprocessing.get_context("forkserver")
 # What a rank of training imports, once for all of them. DeepSpeed imports the last when it builds an engine.
@@ -23,10 +24,7 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, ti
     MASTER_ADDR and MASTER_PORT set, as a launcher sets them; no process group is up yet.
     Raises RuntimeError with the rank's traceback when one fails.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    pipes, processes = [], []
+    port, pipes, processes = free_port(), [], []
     for rank in range(world_size):
         receiver, sender = _context.Pipe(duplex=False)
         process = _context.Process(target=_rank, args=(rank, world_size, port, sender, function, arguments))
