@@ -1,19 +1,17 @@
 """`init` of models of 7 billion parameters: time beside `cp -r`, memory, links, and how both grow."""
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from transformers import BloomConfig, LlamaConfig, PretrainedConfig
 
 from benchmarks.bench import Bench
-from benchmarks.checkpoints import random_checkpoint
+from benchmarks.checkpoints import random_checkpoint, random_weights
 from benchmarks.costs import Cost, clpds, cost_of, cost_of_making, peak, seconds, take_turns, times, told
+from benchmarks.growth import by_bytes
 from benchmarks.table import Row
 from benchmarks.vocabularies import two_layers, vocabulary
 from clpds.checkpoint import anatomy, open_checkpoint
@@ -43,6 +41,7 @@ class Sizes:
 LARGE = Sizes(4_096, 11_008, (4, 8, 32), 32_000, 50_257, (32_000, 256_000), "1GB")
 SMALL = Sizes(128, 256, (2, 8), 1_500, 2_000, (4_000,), "500KB")
 BLOOM = BloomConfig(vocab_size=250_880, hidden_size=LARGE.width, n_layer=30, n_head=32)
+LLAMA_70B = LlamaConfig(hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_key_value_heads=8)
 
 
 def measure(bench: Bench) -> list[Row]:
@@ -55,7 +54,8 @@ def measure(bench: Bench) -> list[Row]:
         points[_bytes(source)] = _init(bench, source, helper)
         shutil.rmtree(source)
     rows += _beside_cp(bench, sizes, "Llama-7B", _llama(sizes, sizes.layers[-1]), rounds=1, points=points)
-    return [*rows, *_by_depth(sizes, points), *_by_vocabulary(bench, sizes)]
+    growth = by_bytes("init clp", points, "70B", random_weights(LLAMA_70B, torch.bfloat16).nbytes)
+    return [*rows, *growth, *_by_vocabulary(bench, sizes)]
 
 
 def _beside_cp(
@@ -87,32 +87,6 @@ def _beside_cp(
         Row(f"{what}, time", ours, peer, times(costs["init"], costs["cp"]), "x", "<=", 1.5, detail),
         Row(f"{what}, peak memory", f"{highest:.2f} GiB", "", highest, "GiB", "<=", 2.5),
         Row(f"{what}, --link, shards of {sizes.shard}", f"{linked:.1f} s", peer, linked, "s", "<=", 15.0),
-    ]
-
-
-def _by_depth(sizes: Sizes, points: Mapping[int, Cost]) -> list[Row]:
-    """Memory must not grow with it, and time goes with the bytes."""
-    read, taken = np.array(list(points)), np.array([cost.seconds for cost in points.values()])
-    slope, start = np.polyfit(read, taken, 1)
-    peaks = [cost.peak_bytes for cost in points.values()]
-    listed = ", ".join(f"{size / 1e9:.1f} GB {cost.seconds:.1f} s" for size, cost in points.items())
-    large = anatomy(LlamaConfig(hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_key_value_heads=8))
-    bytes_of_70b = 2 * sum(torch.Size(shape).numel() for shape in large.shapes.values())
-    seconds_of_70b = float(start + slope * bytes_of_70b)
-    detail: dict[str, Any] = {"layers": sizes.layers, "bytes": list(points), "seconds": taken.tolist(), "peaks": peaks}
-    detail |= {"seconds_off_the_line": (taken - start - slope * read).tolist()}
-    return [
-        Row(
-            f"init clp, peak memory at {sizes.layers[-1] // sizes.layers[0]} times the layers",
-            f"{peaks[-1] / 2**30:.2f} GiB",
-            f"{peaks[0] / 2**30:.2f} GiB",
-            peaks[-1] / peaks[0],
-            "x",
-            "<=",
-            1.1,
-            detail,
-        ),
-        Row("init clp of 70B by the line through these", f"{seconds_of_70b:,.0f} s", listed, seconds_of_70b, "s"),
     ]
 
 
