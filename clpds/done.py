@@ -1,12 +1,12 @@
 """Whether a step of a recipe has been done, and what it reads and writes; no heavy import."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from clpds import provenance
 from clpds.errors import UserError
+from clpds.folders.inputs import paths
 from clpds.recipe import Step, Train
 from clpds.run_folder import METRICS, saved_step
 
@@ -55,19 +55,3 @@ def changed_at(path: Path) -> float:
     """When a file or an output folder was written; 0 where that does not show."""
     marks = [path] if path.is_file() else [path / provenance.FILE, path / METRICS]
     return max((mark.stat().st_mtime for mark in marks if mark.is_file()), default=0.0)
-
-
-def paths(step: Step) -> Iterator[Path]:
-    """All paths in a step's fields, ``out`` among them."""
-    return _paths(asdict(step))
-
-
-def _paths(value: Any) -> Iterator[Path]:
-    if isinstance(value, Path):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _paths(inner)
-    elif isinstance(value, tuple):
-        for inner in value:
-            yield from _paths(inner)

@@ -1,38 +1,66 @@
-"""Writing a folder so that one which exists is whole.
+"""Writing an output so that one which exists is whole, and what stood there stands until then.
 
-Everything goes into ``NAME.partial`` beside the goal and is renamed when complete. What stood there
-is ``NAME.old`` for the moment between two renames; a process killed in it leaves that to be put back.
+Everything goes into a folder of its own beside the goal, ``NAME.clpds-1a2b3c4d``, which contains a mark, and is renamed
+when complete. A process that is killed leaves such folders; the next command for the same output puts back what was
+moved aside, and removes the rest.
 """
 
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
 
 from clpds.errors import UserError, said
+from clpds.folders import mark
+from clpds.folders.claim import Claim, claimed
+from clpds.folders.inputs import inputs_of
+from clpds.folders.ours import not_ours, require_file, require_replaceable
+
+S = TypeVar("S", contravariant=True)
 
 
-def check_free(out: Path, *, overwrite: bool) -> None:
-    """Raise UserError if ``out`` exists or cannot be replaced, before any work is done for it."""
-    _put_back(out)
-    if not out.exists():
-        return
-    if not overwrite:
-        raise UserError(f"{out} exists; choose another folder or pass --overwrite")
-    if out.is_symlink() or not out.is_dir():
-        raise UserError(f"{out} is a file or a link; choose another name for the output folder")
-    if Path.cwd().is_relative_to(out.resolve()):
-        raise UserError(f"{out} holds the current directory and will not be replaced; choose another folder")
+@contextmanager
+def claimed_step(step: Any, *, task_of: str | None = None) -> Iterator[Claim]:
+    """Keep other commands off ``step.out``, note what the step's inputs are, and put back what a kill left aside.
+
+    Raises UserError, before any work is done, if ``step.out`` exists or cannot be replaced, or is one of the inputs.
+    """
+    with claimed(step.out, inputs_of(step), task_of=task_of) as claim:
+        tidy(step.out)
+        require_replaceable(step.out, overwrite=step.overwrite)
+        yield claim
 
 
-def check_file(out: Path) -> None:
-    """Raise UserError unless the file ``out`` can be written, its folder perhaps to be made, before any work for it."""
-    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    if there == out.absolute() and there.is_dir():
-        raise UserError(f"{out} is a folder; choose another name for the file")
-    if there != out.absolute() and not there.is_dir():
-        raise UserError(f"{out} cannot be written: {there} is a file; choose another name")
+def makes_folder(work: Callable[[S], None]) -> Callable[[S], None]:
+    """Let a verb have ``step.out``, a folder, to itself while it works: ``claimed_step`` round a function of a step."""
+
+    @wraps(work)
+    def claiming(step: S) -> None:
+        with claimed_step(step):
+            work(step)
+
+    return claiming
+
+
+def makes_file(work: Callable[[S], None]) -> Callable[[S], None]:
+    """Let a verb have ``step.out``, a file, to itself while it works; without an ``out`` there is nothing to claim."""
+
+    @wraps(work)
+    def claiming(step: Any) -> None:
+        if step.out is None:
+            work(step)
+            return
+        with claimed(step.out, inputs_of(step)):
+            tidy(step.out)
+            require_file(step.out, overwrite=step.overwrite)
+            work(step)
+
+    return claiming
 
 
 def check_disk(out: Path, need: int) -> None:
@@ -57,69 +85,125 @@ def new_folder(out: Path, *, overwrite: bool = False, need: int = 0) -> Iterator
     """Yield an empty folder to fill; it becomes ``out`` when the block ends without an error.
 
     ``need`` is the size in bytes to be written. After an error or an interruption nothing is left,
-    and what stood at ``out`` stands. UserError where the folder cannot be made, or the system refuses to
-    read or write something on the way: a full disk, a quota, a disk that fails.
+    and what stood at ``out`` stands. UserError where the folder cannot be made, where an input of the step has changed
+    meanwhile, or the system refuses to read or write something on the way: a full disk, a quota, a disk that fails.
     """
-    check_free(out, overwrite=overwrite)
-    check_disk(out, need)
-    partial = _beside(out, "partial")
-    try:
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {said(error)}") from error
-    try:
-        yield partial
-        replace_folder(partial, out)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise UserError(f"{out} cannot be written: {said(error)}; nothing was kept of it") from error
-        raise
+    with claimed(out) as claim:
+        tidy(out)
+        require_replaceable(out, overwrite=overwrite)
+        check_disk(out, need)
+        with _beside(out) as stage:
+            new = stage / "new"
+            new.mkdir()
+            yield new
+            for file in new.rglob("*"):
+                sync(file)
+            claim.require_unchanged()
+            require_replaceable(out, overwrite=overwrite)
+            _exchange(new, out, stage / "old")
+
+
+def write_file(out: Path, content: bytes, *, overwrite: bool = False) -> None:
+    """Write the output file ``out`` whole or not at all, and make its folders.
+
+    A file that is there is replaced where ``overwrite`` says so, or where it is plainly clpds's own. UserError
+    otherwise, where an input of the step has changed meanwhile, and where it cannot be written.
+    """
+    with claimed(out) as claim:
+        tidy(out)
+        require_file(out, overwrite=overwrite)
+        with _beside(out) as stage:
+            new = stage / "new"
+            with naming(out), new.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            claim.require_unchanged()
+            require_file(out, overwrite=overwrite)
+            new.replace(out)
+            sync(out.absolute().parent)
 
 
 @contextmanager
-def made_folder(folder: Path) -> Iterator[None]:
-    """Make ``folder`` unless it exists; one that was made is removed after an error, with parents made for it."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
+def _beside(out: Path) -> Iterator[Path]:
+    """A marked folder beside ``out``, removed at the end with all that is left in it."""
+    stage = out.absolute().with_name(f"{out.absolute().name}.clpds-{uuid4().hex[:8]}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        stage.mkdir()
+        mark.put_mark(stage, "new", out)
     except OSError as error:
-        raise UserError(f"{folder} cannot be made: {said(error)}") from error
+        remove_marked(stage)
+        raise UserError(f"{out} cannot be written: {said(error)}") from error
     try:
-        yield
-    except BaseException:
-        if new:
-            shutil.rmtree(folder, ignore_errors=True)
-        for parent in new[1:]:
-            with suppress(OSError):  # something else is in it by now
-                parent.rmdir()
-        raise
+        yield stage
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {said(error)}; nothing was kept of it") from error
+    finally:
+        _clear(stage, out)
 
 
-def replace_folder(new: Path, out: Path) -> None:
-    """Rename ``new`` to ``out``; a folder that stood there is moved aside first, then removed."""
-    for file in new.rglob("*"):
-        sync(file)
-    old = _beside(out, "old")
-    shutil.rmtree(old, ignore_errors=True)
+def _exchange(new: Path, out: Path, old: Path) -> None:
+    """Rename ``new`` to ``out``; what stood there is moved to ``old``, looked at once more, and goes with that."""
     try:
         if out.exists():
             out.rename(old)
+            if reason := not_ours(old):
+                raise UserError(f"{out} will not be replaced: {reason}; choose another folder")
         new.rename(out)
     except BaseException:
-        _put_back(out)
+        if old.exists() and not os.path.lexists(out):
+            old.rename(out)
         raise
+    sync(out.absolute().parent)
+
+
+def tidy(out: Path) -> None:
+    """Put back what a killed command had moved aside of ``out``, and remove what else it left; ``out`` is claimed."""
+    parent, name = out.absolute().parent, out.absolute().name
+    pattern = re.compile(re.escape(name) + r"\.clpds-[0-9a-f]{8}")
+    with suppress(FileNotFoundError):
+        for stage in [Path(entry.path) for entry in os.scandir(parent) if pattern.fullmatch(entry.name)]:
+            if not mark.is_marked(stage, "new", out):
+                with suppress(OSError):  # killed before the mark was there, it is empty
+                    stage.rmdir()
+                continue
+            _clear(stage, out)
+
+
+def _clear(stage: Path, out: Path) -> None:
+    """Remove a stage; what was moved aside of ``out`` goes back first, where nothing has come in its place."""
+    old = stage / "old"
+    if old.is_dir() and not os.path.lexists(out):
+        old.rename(out)
+    remove_marked(stage)
+
+
+def remove_marked(folder: Path) -> None:
+    """Remove a folder that `put_mark` marked, the mark last, so that the next command goes on with a killed removal."""
+    with suppress(OSError):
+        for entry in list(folder.iterdir()):
+            if entry.name != mark.FILE:
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        (folder / mark.FILE).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def replace_folder(new: Path, out: Path) -> None:
+    """Rename ``new`` to ``out``, both of a training run's own; what stood there is moved aside first, then removed."""
+    for file in new.rglob("*"):
+        sync(file)
+    old = out.with_name(f"{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    new.rename(out)
     sync(out.parent)
-    if old.exists():
-        old.rename(new)  # half removed, it must not be what is put back
-        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: readers see the old text or the new, never a part."""
-    partial = _beside(path, "partial")
+    """Write a file of a folder of ours atomically: readers see the old text or the new, never a part."""
+    partial = path.with_name(f"{path.name}.clpds-partial")
     with naming(path), partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -145,13 +229,3 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
-
-
-def _beside(out: Path, suffix: str) -> Path:
-    return out.with_name(f"{out.name}.{suffix}")
-
-
-def _put_back(out: Path) -> None:
-    """Undo the first of the two renames where the second did not come."""
-    if not out.exists() and (old := _beside(out, "old")).exists():
-        old.rename(out)

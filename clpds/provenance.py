@@ -5,18 +5,20 @@ It holds no clock, host or absolute path of ours, so equal inputs give equal byt
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from clpds.errors import UserError
+from clpds.folders.claim import held
+from clpds.folders.ours import RECORD
 from clpds.progress import progress
 from clpds.recipe import Step, verb_of
 from clpds.sharing import ALONE, World, share_out
 
-FILE = "provenance.json"
+FILE = RECORD
 PACKAGES = ("clpds", "torch", "transformers", "tokenizers", "sentencepiece", "datasets", "deepspeed")
 CHUNK = 16 * 2**20  # bytes hashed at once
 
@@ -38,7 +40,8 @@ def record(
     share the hashing of the files whose hash none of them has ``known``; those ``unread`` get none.
     """
     read = {role: path for role, path in inputs.items() if path is not None}
-    hashes = _share_hashing(world, known or {}, unread, folder, *read.values())
+    late = _come_since(step, read.values())
+    hashes = _share_hashing(world, known or {}, {*unread, *late}, folder, *read.values())
 
     def write() -> None:
         document = {
@@ -52,6 +55,15 @@ def record(
         (folder / FILE).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     world.on_first(write)
+
+
+def _come_since(step: Step, inputs: Iterable[Path]) -> list[Path]:
+    """Files in the folders of ``inputs`` that were not there when the step began: nobody has read them."""
+    out: Path | None = getattr(step, "out", None)
+    claim = held(out) if out else None
+    if claim is None or not claim.stamps:
+        return []
+    return [file for path in inputs if path.is_dir() for file in _files(path) if file not in claim.stamps]
 
 
 def parameters(step: Step) -> dict[str, Any]:

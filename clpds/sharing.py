@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from clpds.errors import UserError, said
-from clpds.output import new_folder
+from clpds.folders.claim import Claim
+from clpds.output import claimed_step, new_folder
 from launcher.rendezvous import mpi_world
 
 T = TypeVar("T")
@@ -110,6 +111,15 @@ def shared() -> Iterator[World]:
             traceback.print_exc()
         sys.stderr.flush()
         communicator.Abort(130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+@contextmanager
+def claimed_by_first(world: World, step: Any, *, task_of: str | None = None) -> Iterator[Claim | None]:
+    """``claimed_step`` for all ranks: rank 0 has the claim, the others None."""
+    with ExitStack() as stack:
+        claims: list[Claim] = []
+        world.on_first(lambda: claims.append(stack.enter_context(claimed_step(step, task_of=task_of))))
+        yield claims[0] if claims else None
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clpds.done import is_done, paths
+from clpds.done import is_done
+from clpds.folders.inputs import paths
 from clpds.recipe import Data, Eval, Recipe, Step, Train, of_step, verb_of
 from launcher.profile import Jobs, Profile
 

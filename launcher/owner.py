@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from clpds.errors import UserError
-from clpds.output import made_folder
+from clpds.folders.claim import made_parents
+from clpds.folders.ours import is_run, require_run_folder
+from clpds.run_folder import write_state
 from launcher.slurm import in_queue
 
 FILE = "job.json"
@@ -32,6 +34,7 @@ def take(run: Path) -> IO[str]:
     The run is free again when the file is closed and those of ``join``, at the latest when the processes end. The
     folder is made where it does not exist. Raises InUseError that names the owner where ranks of another start live.
     """
+    require_run_folder(run)
     run.mkdir(parents=True, exist_ok=True)
     file = (run / LOCK).open("a+", encoding="utf-8")
     deadline = time.monotonic() + PATIENCE
@@ -47,6 +50,8 @@ def take(run: Path) -> IO[str]:
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}{f', job {job}' if job else ''}\n")
     file.flush()
+    if not is_run(run):
+        write_state(run, "starting")  # from here on the folder is provably a run's
     return _shared(run, file)
 
 
@@ -78,13 +83,26 @@ def taking(run: Path, job: str | None = None) -> Iterator[IO[str]]:
 
     ``job`` is the one that asks. Raises UserError that names the owner where another job, waiting or running, has it.
     """
-    with made_folder(run), (run / FILE).open("a+", encoding="utf-8") as file:
+    require_run_folder(run)
+    with made_parents(run / FILE), _removed_after_error(run / FILE), (run / FILE).open("a+", encoding="utf-8") as file:
         with suppress(OSError):  # a file system without locks: two submissions in the same second are not kept apart
             fcntl.flock(file, fcntl.LOCK_EX)
         owner = read_owner(run).get("job")
         if owner is not None and owner != job and in_queue(owner):
             raise UserError(f"{run} is the folder of job {owner}, still in the queue; wait, or scancel {owner}")
         yield file
+
+
+@contextmanager
+def _removed_after_error(file: Path) -> Iterator[None]:
+    """Remove ``file`` after an error unless it was there before."""
+    there = file.exists()
+    try:
+        yield
+    except BaseException:
+        if not there:
+            file.unlink(missing_ok=True)
+        raise
 
 
 def own(file: IO[str], job: str, submission: Path | None = None) -> None:

@@ -5,15 +5,15 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from clpds.cli import Submit
-from clpds.errors import UserError
-from clpds.output import made_folder
+from clpds.errors import UserError, said
+from clpds.folders.claim import made_parents
 from clpds.recipe import Recipe, load_recipe
 from launcher.chain import Job, jobs_of
 from launcher.owner import own, taking
@@ -50,7 +50,7 @@ def submit(options: Submit) -> None:
         for job in jobs:
             _show_dry(job, written[job.name], texts[job.name])
         return
-    with _owning(jobs) as files, made_folder(scripts):
+    with _owning(jobs) as files, _new(scripts, [snapshot, scripts / JOBS, *written.values()]):
         snapshot.write_text(text, encoding="utf-8")
         for job in jobs:
             written[job.name].write_text(texts[job.name], encoding="utf-8")
@@ -80,6 +80,23 @@ def _new_folder(recipe: Recipe) -> Path:
     folder = Path(os.path.commonpath(outs) if outs else Path.cwd()) / "slurm"
     numbers = [int(path.name) for path in folder.glob("[0-9][0-9][0-9][0-9]")]
     return folder / f"{max(numbers, default=0) + 1:04d}"
+
+
+@contextmanager
+def _new(folder: Path, files: Sequence[Path]) -> Iterator[None]:
+    """Make ``folder`` for these ``files``; after an error both are gone again. UserError where it exists."""
+    with made_parents(folder):
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise UserError(f"{folder} cannot be made: {said(error)}; submit again") from error
+        try:
+            yield
+        except BaseException:
+            for file in files:
+                file.unlink(missing_ok=True)
+            folder.rmdir()
+            raise
 
 
 @contextmanager

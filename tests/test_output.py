@@ -6,14 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from clpds import provenance
 from clpds.errors import UserError
-from clpds.output import check_disk, check_free, human_bytes, made_folder, new_folder, replace_folder, write_text
+from clpds.output import check_disk, human_bytes, new_folder, write_text
+from clpds.recipe import Convert
 
 
 def fill(folder: Path, text: str) -> None:
+    """What a verb writes, with its record."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "a").write_text(text)
     (folder / text).mkdir()
+    (folder / text / "b").write_text(text)
+    provenance.record(folder, Convert(model=Path("x"), out=folder), {})
 
 
 def write_and_fail(out: Path, error: type[BaseException]) -> None:
@@ -50,30 +55,7 @@ def test_overwrite_replaces_and_leaves_no_file_of_the_old(tmp_path: Path) -> Non
         pass
     with new_folder(out, overwrite=True) as folder:
         fill(folder, "new")
-    assert {path.name for path in out.iterdir()} == {"a", "new"}
-    assert {path.name for path in tmp_path.iterdir()} == {"out"}
-
-
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    fill(tmp_path / "out.partial", "stale")
-    with new_folder(tmp_path / "out") as folder:
-        assert not list(folder.iterdir())
-
-
-def test_a_process_killed_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    fill(tmp_path / "out.old", "old")  # the old folder is aside, the new one not yet in place
-    fill(tmp_path / "out.partial", "new")
-    with pytest.raises(UserError, match="exists"):
-        check_free(out, overwrite=False)
-    assert (out / "a").read_text() == "old"
-
-
-def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path: Path) -> None:
-    fill(tmp_path / "out", "old")
-    with pytest.raises(FileNotFoundError):
-        replace_folder(tmp_path / "nothing", tmp_path / "out")
-    assert (tmp_path / "out" / "a").read_text() == "old"
+    assert {path.name for path in out.iterdir()} == {"a", "new", "provenance.json"}
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
@@ -122,19 +104,3 @@ def test_text_is_replaced_in_one_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("size", "text"), [(999, "999 B"), (1000, "1.0 kB"), (5.4e8, "540.0 MB"), (2e12, "2.00 TB")])
 def test_sizes_as_people_read_them(size: float, text: str) -> None:
     assert human_bytes(size) == text
-
-
-def test_a_folder_made_for_nothing_is_gone_with_its_parents(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-
-    def fail_in(folder: Path) -> None:
-        with made_folder(folder):
-            (folder / "file").touch()
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail_in(tmp_path / "mine" / "a" / "b")
-    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
-    with pytest.raises(RuntimeError):
-        fail_in(tmp_path / "mine")
-    assert (tmp_path / "mine" / "file").exists()

@@ -116,7 +116,7 @@ def test_a_rank_that_dies_ends_all_and_its_chunks_are_not_lost(
     said = mpirun(tmp_path, "data", {**data, "out": tmp_path / "out"}, breaking=broken, status=1)
     assert said.count("RuntimeError: broken") == 1
     assert not (tmp_path / "out").exists()
-    work = tmp_path / "out.work"
+    work = tmp_path / "out.clpds-work"
     before = set(map(int, chain(*noted(tmp_path))))
     assert before == set(range(len(tokenise.open_work(work).files()))) - set(tokenise.unfinished(work))
     assert before
@@ -137,7 +137,7 @@ def test_data_stops_on_all_ranks_with_one_line(wrong: str, data: dict[str, Any],
     assert {"text": "pass --text-key with", "disk": "No space left on device (rank 1 on "}[wrong] in line
     assert "Traceback" not in said
     left = {path.name for path in tmp_path.glob("out*")}
-    assert left == {"text": set(), "disk": {"out.work"}}[wrong]  # what is tokenised can be gone on with
+    assert left == {"text": set(), "disk": {"out.clpds-work"}}[wrong]  # what is tokenised can be gone on with
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def test_permissions_follow_the_umask(tmp_path: Path, umask: None) -> None:
         data = Data(input=(text,), tokenizer=model, sequence_length=64, workers=1, out=out / "data")
         prepare(Data(**(vars(data) | {"only": "read"})))
         prepare(Data(**(vars(data) | {"only": "1/1"})))
-        assert list(out.glob("data.work/chunk-*.npz"))  # which jobs of other users may have to read
+        assert list(out.glob("data.clpds-work/chunk-*.npz"))  # which jobs of other users may have to read
         for path in out.rglob("*"):
             wanted = (0o777 if path.is_dir() else 0o666) & ~mask
             assert path.stat().st_mode & 0o777 == wanted, (path, oct(path.stat().st_mode))

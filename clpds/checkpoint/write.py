@@ -56,7 +56,7 @@ def write_checkpoint(
     are ``card`` and ``facts``. Raises UserError, leaving nothing behind, for a NaN or infinity (naming the
     tensor and where it came from), an existing ``out``, a disk too small, or a file that cannot be linked.
     """
-    plan = world.agree(lambda: _plan(checkpoint, out, inputs, dtype, max_shard_size, keep_files, held))
+    plan = world.agree(lambda: _plan(checkpoint, dtype, max_shard_size, keep_files, held))
     linked = plan.kept if link else {}
     owners = share_out(plan.sizes, world.size, plan.held)
     need = sum(size for file, size in plan.sizes.items() if file not in linked)
@@ -92,16 +92,11 @@ class _Plan:
 
 def _plan(
     checkpoint: Checkpoint,
-    out: Path,
-    inputs: Mapping[str, Path | None],
     dtype: torch.dtype | None,
     max_shard_size: str,
     keep_files: bool,
     held: Collection[str],
 ) -> _Plan:
-    for role, path in inputs.items():
-        if path is not None and path.exists() and out.resolve() in path.resolve().parents:
-            raise UserError(f"{out} holds the {role} {path}, which is read; choose another folder")
     config = copy.deepcopy(checkpoint.config)
     wanted = anatomy(config)
     _require_whole(checkpoint.tensors, wanted)

@@ -5,6 +5,7 @@ import multiprocessing
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from typing import Any
@@ -16,8 +17,11 @@ from clpds import provenance, recipe
 from clpds.cli import CompareInit, quiet_libraries
 from clpds.comparison.candidates import candidates
 from clpds.data.read import check_input
-from clpds.done import changed_at, paths
+from clpds.done import changed_at
 from clpds.errors import UserError
+from clpds.folders.claim import claimed
+from clpds.folders.inputs import inputs_of, paths
+from clpds.folders.ours import grow_folder
 from clpds.output import human_bytes, write_text
 from clpds.progress import progress
 from clpds.report.curves import draw
@@ -32,7 +36,14 @@ def compare_init(options: CompareInit) -> None:
     check_input(options.data)
     inputs = recipe.load_recipe(options.recipe, options.overrides)
     steps = candidates(inputs, options.methods)
-    options.out.mkdir(parents=True, exist_ok=True)
+    read = [path for step in steps.values() for path in inputs_of(step)]
+    with claimed(options.out, [inputs.path, options.data, *read]) as claim:
+        grow_folder(options.out)
+        _compare(steps, options, inputs.path.stem)
+        claim.require_unchanged()
+
+
+def _compare(steps: Mapping[str, recipe.Init], options: CompareInit, name: str) -> None:
     results = []
     with progress("initialising and evaluating (methods)", len(steps)) as advance:
         for label, step in steps.items():
@@ -45,7 +56,7 @@ def compare_init(options: CompareInit) -> None:
     write_text(options.out / "compare.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     _show(results)
     bars = {result["method"]: result["bits_per_byte"] for result in results if "error" not in result}
-    draw(options.out / "compare.png", f"{inputs.path.stem}, before training", bars, None)
+    draw(options.out / "compare.png", f"{name}, before training", bars, None)
     sys.stdout.write(f"picture: {options.out / 'compare.png'}\n")
 
 

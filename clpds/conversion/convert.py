@@ -13,13 +13,15 @@ from clpds import manifest
 from clpds.checkpoint import Checkpoint, anatomy, open_checkpoint, write_checkpoint
 from clpds.conversion.zero import is_zero, open_zero
 from clpds.errors import UserError
+from clpds.folders.claim import held
 from clpds.headers import some
 from clpds.inside import require_inside
-from clpds.output import check_free
+from clpds.output import makes_folder
 from clpds.progress import progress
 from clpds.recipe import Convert
 
 
+@makes_folder
 def convert(step: Convert) -> None:
     """Write ``step.model`` to ``step.out`` as ``save_pretrained`` would have, with provenance and a model card.
 
@@ -28,12 +30,13 @@ def convert(step: Convert) -> None:
     Raises UserError for what cannot be opened, for an incomplete checkpoint (with the one before it)
     and where the result is not what was read.
     """
-    check_free(step.out, overwrite=step.overwrite)
     folder = _checkpoint_folder(step.model)
     inputs, trained = {"model": step.model}, {}
     if folder is None:
         checkpoint = open_checkpoint(step.model)
     else:
+        if claim := held(step.out):
+            claim.reads(folder)
         _require_whole(folder)
         checkpoint = open_zero(folder, _model_folder(folder))
         described = folder / manifest.FILE  # its hashes stand for those of all files

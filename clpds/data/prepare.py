@@ -1,11 +1,12 @@
 """`clpds data`: tokenise documents with all cores and pack them into blocks.
 
-The text is cut into chunks, each tokenised by itself into a small file of OUT.work; what is there
+The text is cut into chunks, each tokenised by itself into a small file of OUT.clpds-work; what is there
 after an interruption is not done again. Packing then streams over the chunks in order, so that
 the result does not depend on who tokenised them: workers, ranks, or jobs that were given a share.
 """
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -25,8 +26,9 @@ from clpds.data.pack import Counts, count_tokens, write_blocks
 from clpds.data.read import check_input, input_bytes, input_files, read_documents
 from clpds.data.tokenise import PLAN, SPLITS, open_work, tokenise, unfinished
 from clpds.errors import UserError
-from clpds.output import check_disk, check_free, human_bytes, write_text
-from clpds.sharing import World, new_shared_folder, see, shared
+from clpds.folders import mark
+from clpds.output import check_disk, human_bytes, remove_marked, write_text
+from clpds.sharing import World, claimed_by_first, new_shared_folder, see, shared
 from clpds.vocabulary.tokenizer import ends_of, load_tokenizer, rows_needed, save_copy
 
 DISK = 3  # bytes on disk for a byte of text: its copy, the chunks, the blocks twice
@@ -40,28 +42,41 @@ def prepare(step: recipe.Data) -> None:
     Raises UserError for bad input, for a fraction that leaves a split without documents, and for
     text too short to fill a block.
     """
-    work = step.out.with_name(step.out.name + ".work")
+    work = step.out.parent / f"{step.out.absolute().name}.clpds-work"
     with shared() as world:
         if step.label_key:
-            world.on_first(lambda: prepare_labelled(step, _check(step)))
+            with claimed_by_first(world, step):
+                world.on_first(lambda: prepare_labelled(step, _check(step)))
             return
-        began, todo = world.on_first(lambda: _begin(step, work))
-        if todo:
-            workers = step.workers or world.cores()
-            world.agree(lambda: _tokenise(work, todo[world.rank :: world.size], workers))
-        if step.only is None:
-            counts = world.on_first(lambda: _count(step, work, began))
-            _finish(step, work, counts, world)
+        tokenizers: list[PreTrainedTokenizerBase] = []
+        plan = world.on_first(lambda: _ask(step, tokenizers))
+        if plan is None:
+            return
+        with claimed_by_first(world, step, task_of=_digest(plan) if _share(step.only) else None):
+            began, todo = world.on_first(lambda: _begin(step, tokenizers[0], work, plan))
+            if todo:
+                workers = step.workers or world.cores()
+                world.agree(lambda: _tokenise(work, todo[world.rank :: world.size], workers))
+            if step.only is None:
+                counts = world.on_first(lambda: _count(step, work, began))
+                _finish(step, work, counts, world)
 
 
-def _begin(step: recipe.Data, work: Path) -> tuple[bool, list[int]]:
-    """Lay out the work folder, unless it is; says whether this command made it, and the chunks it is to tokenise."""
-    share = _share(step.only)
+def _ask(step: recipe.Data, tokenizers: list[PreTrainedTokenizerBase]) -> str | None:
+    """The plan of the work, with the opened tokenizer put into ``tokenizers``; None where all is done."""
+    _share(step.only)
     if step.only and not step.overwrite and _is_finished(step):
         sys.stdout.write(f"{step.out} is finished: nothing is left to do\n")
-        return False, []
-    tokenizer = _check(step)
-    plan = json.dumps(_plan(step, tokenizer), indent=2)
+        return None
+    tokenizers.append(_check(step))
+    return json.dumps(_plan(step, tokenizers[0]), indent=2)
+
+
+def _begin(step: recipe.Data, tokenizer: PreTrainedTokenizerBase, work: Path, plan: str) -> tuple[bool, list[int]]:
+    """Lay out the work folder, unless it is; says whether this command made it, and the chunks it is to tokenise."""
+    share = _share(step.only)
+    if json.dumps(_plan(step, tokenizer), indent=2) != plan:
+        raise UserError(f"an input of {step.out} has changed at this moment; run the command again")
     began = not _is_laid_out(work, plan)
     if began and share:
         raise UserError(f"{work} holds no documents of these inputs and parameters; run --only read first")
@@ -72,6 +87,10 @@ def _begin(step: recipe.Data, work: Path) -> tuple[bool, list[int]]:
         sys.stdout.write(f"{work}: {len(todo):,} chunks to tokenise\n")
         return began, []
     return began, [number for number in todo if share is None or number % share[1] == share[0] - 1]
+
+
+def _digest(plan: str) -> str:
+    return xxhash.xxh3_128_hexdigest(plan.encode())
 
 
 def _share(only: str | None) -> tuple[int, int] | None:
@@ -91,7 +110,6 @@ def _is_finished(step: recipe.Data) -> bool:
 
 def _check(step: recipe.Data) -> PreTrainedTokenizerBase:
     """Refuse what can be refused before any work, or work left by an earlier command, is touched."""
-    check_free(step.out, overwrite=step.overwrite)
     if not 0 <= step.validation_fraction <= 1:
         raise UserError(f"validation_fraction {step.validation_fraction} is not between 0 and 1")
     if step.sequence_length < 2:
@@ -114,17 +132,20 @@ def _is_laid_out(work: Path, plan: str) -> bool:
 
 
 def _lay_out(step: recipe.Data, tokenizer: PreTrainedTokenizerBase, work: Path, plan: str) -> None:
-    if work.exists():
+    if os.path.lexists(work):
+        if not mark.is_marked(work, "work", step.out):
+            raise UserError(f"{work} was not made by this command, which needs that name; move it away")
         sys.stderr.write(f"{work} cannot be continued (other parameters, other inputs): starting afresh\n")
-        shutil.rmtree(work)
+        remove_marked(work)
     check_disk(step.out, DISK * input_bytes(step.input))
-    work.mkdir(parents=True)
+    work.mkdir()
+    mark.put_mark(work, "work", step.out)
     try:
         _save_tokenizer(step.tokenizer, tokenizer, work)
         read_documents(step.input, text_key=step.text_key, sample_by=step.sample_by, cache=work)
         write_text(work / PLAN, plan)
     except (UserError, OSError):
-        shutil.rmtree(work, ignore_errors=True)
+        remove_marked(work)
         raise
 
 
@@ -171,7 +192,7 @@ def _count(step: recipe.Data, work: Path, began: bool) -> Counts:
         _require_enough(step, counts)
     except UserError:
         if began:  # what was there before this command may be the work of other jobs
-            shutil.rmtree(work, ignore_errors=True)
+            remove_marked(work)
         raise
     return counts
 
@@ -206,7 +227,7 @@ def _finish(step: recipe.Data, work: Path, counts: Counts, world: World) -> None
         inputs |= {f"input {number}": path for number, path in enumerate(step.input, 1)}
         provenance.record(out, step, inputs, world=world, format=FORMAT, splits=counts)
     if world.rank == 0:
-        shutil.rmtree(work, ignore_errors=True)
+        remove_marked(work)
         _show(counts)
 
 

@@ -20,7 +20,7 @@ from clpds.data.links import Link, align_words, carry, read_links
 from clpds.data.pairs import FORMAT
 from clpds.data.tokenise import SPLITS, is_held_out
 from clpds.errors import UserError
-from clpds.output import check_free, new_folder
+from clpds.output import makes_folder, new_folder
 from clpds.progress import progress
 from clpds.vocabulary.dictionary import Pair, read_parallel
 from clpds.vocabulary.tokenizer import ends_of, load_tokenizer, rows_needed, save_copy
@@ -33,12 +33,12 @@ Row = tuple[list[int], list[int], list[int]]
 """Ids of the source with the dummy behind it, ids of the target, and for each of these a place in the source."""
 
 
+@makes_folder
 def prepare_pairs(step: recipe.Pairs) -> None:
     """Write ``step.out``: train/ and validation/ for `datasets`, tokenizer/, provenance.json.
 
     Raises UserError for bad input, for alignments that belong to other sentences, and where no pair is left.
     """
-    check_free(step.out, overwrite=step.overwrite)
     if not 0 <= step.validation_fraction < 1:
         raise UserError(f"validation_fraction {step.validation_fraction} is not in [0, 1)")
     if step.alignments is not None and not step.alignments.is_file():

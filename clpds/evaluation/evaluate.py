@@ -21,29 +21,29 @@ from clpds.errors import UserError
 from clpds.evaluation.accuracy import measure_task, show_task
 from clpds.evaluation.model import is_masked, load_model, open_model, tokenizer_folder
 from clpds.evaluation.perplexity import score
+from clpds.folders.ours import MADE_BY
 from clpds.models.encoder import longest
 from clpds.objectives.masked import Masked
-from clpds.output import check_file, write_text
+from clpds.output import makes_file, write_file
 from clpds.recipe import Train
 from clpds.vocabulary.tokenizer import backend, load_tokenizer, require_same, token_ids
 
 LONGEST = 1024  # tokens in a window of raw text, unless told
 
 
+@makes_file
 def evaluate(step: recipe.Eval) -> None:
     """Score ``step.model`` on ``step.data``; a table or JSON on stdout, and JSON to ``step.out``.
 
     Raises UserError for a model that does not fit its tokenizer, data of another tokenizer, and a loss
     that is not finite.
     """
-    if step.out is not None:
-        check_file(step.out)
     checkpoint = open_model(step.model)
     numbers = measure_task(step, checkpoint) if step.task else measure(step, checkpoint)
+    numbers[MADE_BY] = "clpds eval"
     text = json.dumps(numbers, indent=2, ensure_ascii=False) + "\n"
     if step.out is not None:
-        step.out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(step.out, text)
+        write_file(step.out, text.encode(), overwrite=step.overwrite)
     if step.json:
         sys.stdout.write(text)
     else:

@@ -58,6 +58,8 @@ class Eval(Checked):
     """Print JSON instead of a table."""
     out: MaybePath = None
     """Write the numbers to this JSON file too."""
+    overwrite: bool = False
+    """Replace the output file even if clpds did not write it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,8 @@ class Report(Checked):
     """Heading of the picture."""
     out: Path
     """PNG to write, or for runs an HTML page."""
+    overwrite: bool = False
+    """Replace the output file even if clpds did not write it."""
 
     def __post_init__(self) -> None:
         if bool(self.runs) == bool(self.evals):

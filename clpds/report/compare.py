@@ -12,7 +12,7 @@ from rich.table import Table
 
 from clpds import recipe
 from clpds.errors import UserError
-from clpds.output import check_file
+from clpds.output import makes_file
 from clpds.report.curves import Curves, draw, read_curves
 from clpds.report.runs import report_runs
 
@@ -33,16 +33,16 @@ class Evaluation:
     """Hash: equal for equal held-out text."""
 
 
+@makes_file
 def report(step: recipe.Report) -> None:
     """Print the table and write the picture or page ``step.out``; UserError where an input cannot be read."""
-    check_file(step.out)
     if step.runs:
         report_runs(step)
         return
     evaluations = [read_evaluation(label, path) for label, path in step.evals.items()]
     curves: Curves | None = read_curves(step.run) if step.run is not None else None
     print_table(step.title, evaluations)
-    draw(step.out, step.title, {e.label: e.bits_per_byte for e in evaluations}, curves)
+    draw(step.out, step.title, {e.label: e.bits_per_byte for e in evaluations}, curves, overwrite=step.overwrite)
     sys.stdout.write(f"picture: {step.out}\n")
 
 

@@ -17,6 +17,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from clpds.errors import UserError
+from clpds.folders.ours import SOFTWARE
+from clpds.output import write_file
 
 # Of the palette of Okabe and Ito, told apart by every kind of colour vision, and in grey.
 BLUE, SKY, VERMILION, GREEN, PURPLE = "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#CC79A7"
@@ -74,7 +76,9 @@ def _curves(path: Path, lines: list[dict[str, Any]]) -> Curves:
     return curves
 
 
-def draw(out: Path, title: str, bits_per_byte: Mapping[str, float], curves: Curves | None) -> None:
+def draw(
+    out: Path, title: str, bits_per_byte: Mapping[str, float], curves: Curves | None, *, overwrite: bool = False
+) -> None:
     """Write a PNG, whole or not at all: equal numbers and versions give equal bytes."""
     with matplotlib.style.context(["default", STYLE]):
         height = max(3.2, 1.3 + 0.42 * len(bits_per_byte))
@@ -87,11 +91,8 @@ def draw(out: Path, title: str, bits_per_byte: Mapping[str, float], curves: Curv
         if curves:
             _lines(axes[1], curves)
         buffer = io.BytesIO()
-        canvas.print_png(buffer, metadata={"Software": None})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_bytes(buffer.getvalue())
-    partial.replace(out)
+        canvas.print_png(buffer, metadata={"Software": SOFTWARE})
+    write_file(out, buffer.getvalue(), overwrite=overwrite)
 
 
 def _bars(axes: Axes, bits_per_byte: Mapping[str, float]) -> None:

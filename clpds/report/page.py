@@ -16,6 +16,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from clpds import __version__
+from clpds.folders.ours import SOFTWARE
 from clpds.output import write_text
 from clpds.report.curves import BLUE, GREEN, PURPLE, STYLE, VERMILION
 from clpds.report.result import Figure, Result
@@ -72,7 +73,7 @@ def draw_figure(figure: Figure) -> bytes:
         canvas = FigureCanvasAgg(drawn)
         _draw(drawn.subplots(), figure)
         buffer = io.BytesIO()
-        canvas.print_png(buffer, metadata={"Software": None})
+        canvas.print_png(buffer, metadata={"Software": SOFTWARE})
     return buffer.getvalue()
 
 

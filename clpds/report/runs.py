@@ -5,7 +5,7 @@ import sys
 
 from clpds import recipe
 from clpds.errors import UserError
-from clpds.output import write_text
+from clpds.output import write_file
 from clpds.report.measure import cost_to_reach, read_curve, validated
 from clpds.report.page import draw_figure, page
 from clpds.report.result import Figure, Line, Result
@@ -24,8 +24,8 @@ def report_runs(step: recipe.Report) -> None:
     result = _result(step, common)
     command = shlex.join(["clpds", "report", *map(str, step.runs), "--out", str(step.out)])
     stages = {f"{run}/{STAGE}": run / STAGE for run in step.runs if (run / STAGE).is_file()}
-    step.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(step.out, page(result, [draw_figure(f) for f in result.figures], command=command, recipes=stages))
+    text = page(result, [draw_figure(f) for f in result.figures], command=command, recipes=stages)
+    write_file(step.out, text.encode(), overwrite=step.overwrite)
     sys.stdout.write(f"{result.measured}\npage: {step.out}\n")
 
 

@@ -11,6 +11,8 @@ from rich.table import Table
 
 from clpds.cli import Reproduce
 from clpds.errors import UserError
+from clpds.folders.claim import claimed
+from clpds.folders.ours import grow_folder
 from clpds.report.page import write_result
 from clpds.report.result import Result
 from clpds.reproduction.lab import Lab
@@ -37,9 +39,12 @@ def reproduce(options: Reproduce) -> None:
         at_once=options.jobs or len(os.sched_getaffinity(0)),
     )
     room = importlib.import_module(f"clpds.reproduction.{options.claim}")
-    result: Result = getattr(room, options.claim)(lab)
-    command = ["clpds", "reproduce", options.claim, "--size", options.size, "--seeds", str(options.seeds)]
-    page = write_result(result, lab.folder, command=shlex.join(command), recipes=lab.written)
+    with claimed(lab.folder):
+        grow_folder(options.out)
+        grow_folder(lab.folder)
+        result: Result = getattr(room, options.claim)(lab)
+        command = ["clpds", "reproduce", options.claim, "--size", options.size, "--seeds", str(options.seeds)]
+        page = write_result(result, lab.folder, command=shlex.join(command), recipes=lab.written)
     show(result)
     sys.stdout.write(f"page: {page}\n")
 

@@ -5,6 +5,7 @@ import sys
 
 from clpds.cli import TrainStep, quick_imports
 from clpds.errors import UserError, complain, said
+from clpds.folders.ours import is_run
 from clpds.recipe import Train, load_stage
 from clpds.run_folder import saved_step, take_stop, write_state
 from clpds.training.stopping import StopFlag, stop_flag
@@ -65,6 +66,6 @@ def _train(stage: Train, flag: StopFlag) -> None:
 
 
 def _note_failure(stage: Train, reason: str) -> None:
-    """Leave word in the run's folder, where there is one: srun, ending the other ranks, changes the exit status."""
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0" and stage.out.is_dir():
+    """Leave word in the folder, where it is a run's: srun, ending the other ranks, changes the exit status."""
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0" and is_run(stage.out):
         write_state(stage.out, "failed", step=saved_step(stage.out), reason=reason)

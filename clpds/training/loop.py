@@ -16,6 +16,7 @@ from clpds.allocator import keep_freed_memory
 from clpds.checkpoint import Checkpoint
 from clpds.data.blocks import on_device
 from clpds.errors import UserError
+from clpds.folders.ours import require_run_folder
 from clpds.objectives import Objective, objective_of
 from clpds.recipe import Train
 from clpds.run_folder import asked_to_stop, read_trainer
@@ -44,6 +45,7 @@ def train(stage: Train, device: torch.device, flag: StopFlag) -> Position:
     inputs = agree(lambda: open_inputs(stage))
     objective = agree(lambda: objective_of(stage, inputs.mixture.corpora[0]))
     config = agree(lambda: deepspeed_config(stage, dist.get_world_size()))
+    on_first_rank(lambda: require_run_folder(stage.out))
     checkpoint = open_model(stage, inputs)
     taken = agree(lambda: take(stage.out) if first_rank() else None)
     with agree(lambda: taken or join(stage.out)):  # the run is this training's until the file is closed

@@ -12,9 +12,8 @@ from transformers import PretrainedConfig
 
 from clpds.allocator import give_back_freed_memory, keep_freed_memory
 from clpds.checkpoint import Checkpoint, LazyTensor, open_checkpoint, write_checkpoint
-from clpds.output import check_free
 from clpds.recipe import Init
-from clpds.sharing import World, shared
+from clpds.sharing import World, claimed_by_first, shared
 from clpds.transfer import summary
 from clpds.transfer.choose import Choice
 from clpds.transfer.clp import helper_space
@@ -58,8 +57,7 @@ def init(step: Init) -> None:
     no overlap at all.
     """
     keep_freed_memory(SPARE)  # growing to 3.2 GB: 19.0 s became 15.5, `clp` at width 1,024: 11.0 became 10.1
-    with shared() as world:
-        world.on_first(lambda: check_free(step.out, overwrite=step.overwrite))
+    with shared() as world, claimed_by_first(world, step):
         made = world.agree(lambda: make(step) if world.rank == 0 else None)
         result, held = _on_all_ranks(world, step, made)
         give_back_freed_memory()

@@ -13,7 +13,7 @@ import thot.alignment as thot
 
 from clpds import recipe
 from clpds.errors import UserError
-from clpds.output import check_file, write_text
+from clpds.output import makes_file, write_file
 from clpds.progress import progress
 from clpds.vocabulary.words import words
 
@@ -40,21 +40,19 @@ def read_dictionary(path: Path) -> list[Pair]:
     return pairs
 
 
+@makes_file
 def induce_dictionary(step: recipe.Dictionary) -> None:
     """Do ``clpds dictionary``: align the words of parallel text and write those that are each other's translation.
 
     Raises UserError for files of different length, for lines that are no pair, and where no two words
     are aligned often enough.
     """
-    if step.out.exists() and not step.overwrite:
-        raise UserError(f"{step.out} exists; choose another name or pass --overwrite")
-    check_file(step.out)
     sentences = list(read_parallel(step.parallel))
     pairs = translations(sentences)
     if not pairs:
         raise UserError(f"no two words of {step.parallel[0]} are aligned {LINKS} times; are its lines translations?")
-    step.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(step.out, "".join(f"{source}\t{target}\n" for source, target in pairs))
+    text = "".join(f"{source}\t{target}\n" for source, target in pairs)
+    write_file(step.out, text.encode(), overwrite=step.overwrite)
     sys.stdout.write(f"wrote {step.out}: {len(pairs):,} pairs from {len(sentences):,} sentences\n")
 
 

@@ -11,7 +11,7 @@ from gensim.models.fasttext import save_facebook_model
 from clpds import provenance, recipe
 from clpds.data.read import read_documents
 from clpds.errors import UserError
-from clpds.output import check_free, new_folder
+from clpds.output import makes_folder, new_folder
 from clpds.progress import progress
 from clpds.vocabulary.static import FILE
 from clpds.vocabulary.words import words
@@ -21,13 +21,13 @@ NGRAMS = (3, 6)  # characters, brackets included: fastText's own
 MAX_BUCKETS = 2_000_000  # fastText's own
 
 
+@makes_folder
 def train_embeddings(step: recipe.Embeddings) -> None:
     """Do ``clpds embeddings``: write the folder ``step.out`` with ``fasttext.bin``, which fastText and gensim open.
 
     Skip-gram with ten negative samples, one thread: same text, options, seed and versions give the same
     bytes. Raises UserError for text that is missing or in which no word occurs often enough.
     """
-    check_free(step.out, overwrite=step.overwrite)
     documents = read_documents(step.input, text_key=step.text_key)
     with progress("counting words (documents)", len(documents)) as advance:
         sentences = 0

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from clpds import provenance, recipe
 from clpds.data.read import read_documents
 from clpds.errors import UserError
-from clpds.output import check_free, new_folder
+from clpds.output import makes_folder, new_folder
 from clpds.progress import progress
 from clpds.vocabulary.tokenizer import declare_class, save
 
@@ -45,12 +45,12 @@ WORDPIECE_ROLES = {
 }
 
 
+@makes_folder
 def train_tokenizer(step: recipe.Tokenizer) -> None:
     """Do ``clpds tokenizer``: write the folder ``step.out``, which AutoTokenizer opens.
 
     Raises UserError for text that is missing or empty and for a vocab_size below what the kind needs.
     """
-    check_free(step.out, overwrite=step.overwrite)
     documents = read_documents(step.input, text_key=step.text_key)
     backend, roles = TRAINERS[step.kind](documents, step.vocab_size)
     tokenizer = PreTrainedTokenizerFast(

@@ -297,8 +297,7 @@ def test_ctrl_c_leaves_no_folder_and_the_old_one_whole(before: bool, source: Pat
         copy(source, out)
     names = {path.name for path in tmp_path.iterdir()}
     process, _ = start_writing(out, pause=0.05)
-    shard = tmp_path / "out.partial" / "model-00001-of-00004.safetensors"
-    while not shard.exists() and process.is_alive():
+    while not list(tmp_path.glob("out.clpds-*/new/model-00001-of-00004.safetensors")) and process.is_alive():
         time.sleep(0.01)
     os.kill(process.pid or 0, signal.SIGINT)
     process.join(60)

@@ -25,7 +25,7 @@ def test_an_interrupted_command_goes_on_where_it_stopped(
     whole = replace(step, out=tmp_path / "again")
     watch = Watch(monkeypatch)
     watch.interrupt(whole, 10)
-    (tmp_path / "again.work" / "chunk-000010.partial").write_bytes(b"half")
+    (tmp_path / "again.clpds-work" / "chunk-000010.partial").write_bytes(b"half")
     monkeypatch.setattr(read, "BATCH_BYTES", 10**9)  # the chunks stay those of the first attempt
     prepare(replace(whole, sequence_length=64, out=tmp_path / "again"))  # of which chunks know nothing
     assert watch.numbers[0] == 10
@@ -58,7 +58,10 @@ def test_chunks_of_another_command_are_not_used(
         tiny_tokenizer("unigram").save_pretrained(tmp_path / "tokenizer")
     prepare(step)
     assert watch.numbers[0] == 0
-    assert "out.work cannot be continued (other parameters, other inputs): starting afresh\n" in capsys.readouterr().err
+    assert (
+        "out.clpds-work cannot be continued (other parameters, other inputs): starting afresh\n"
+        in capsys.readouterr().err
+    )
     prepare(replace(step, out=tmp_path / "fresh"))
     assert tree(step.out) == tree(tmp_path / "fresh")
 
@@ -74,7 +77,7 @@ def test_a_killed_command_leaves_no_process_and_can_be_continued(step: recipe.Da
         f"sys.argv = {['clpds', 'data', *options]!r}; main()"
     )
     process = subprocess.Popen([sys.executable, "-c", program])
-    work = tmp_path / "killed.work"
+    work = tmp_path / "killed.clpds-work"
     while not (chunks := list(work.glob("chunk-*.npz"))):
         assert process.poll() is None
         time.sleep(0.001)
@@ -121,7 +124,7 @@ def test_shares_in_any_order_give_the_bytes_of_one_command(
     watch = Watch(monkeypatch)
     whole = replace(step, out=tmp_path / "shares")
     prepare(replace(whole, only="read"))
-    chunks = len(tokenise.open_work(tmp_path / "shares.work").files())
+    chunks = len(tokenise.open_work(tmp_path / "shares.clpds-work").files())
     assert watch.numbers == []
     for share in shares:
         before = len(watch.numbers)
@@ -132,14 +135,14 @@ def test_shares_in_any_order_give_the_bytes_of_one_command(
     prepare(whole)
     assert sorted(watch.numbers) == list(range(chunks))  # each once
     assert tree(whole.out) == tree(step.out)
-    assert not (tmp_path / "shares.work").exists()
+    assert not (tmp_path / "shares.clpds-work").exists()
 
 
 def test_two_jobs_at_the_same_chunks_do_not_hurt_each_other(step: recipe.Data, tmp_path: Path) -> None:
     prepare(step)
     whole = replace(step, out=tmp_path / "jobs")
     prepare(replace(whole, only="read"))
-    work = tmp_path / "jobs.work"
+    work = tmp_path / "jobs.clpds-work"
     program = f"from clpds.data.tokenise import *; tokenise(Path({str(work)!r}), range({len(unfinished(work))}), 1)"
     jobs = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(3)]
     assert [job.wait(60) for job in jobs] == [0, 0, 0]
@@ -167,13 +170,13 @@ def test_what_is_no_share(only: str, step: recipe.Data, tmp_path: Path) -> None:
 
 
 def test_a_share_that_fails_leaves_the_others_work(step: recipe.Data, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"out\.work .* run --only read first"):
+    with pytest.raises(UserError, match=r"out\.clpds-work .* run --only read first"):
         prepare(replace(step, only="1/2"))
     prepare(replace(step, only="read"))
     prepare(replace(step, only="1/2"))
-    work = tree(tmp_path / "out.work")
-    with pytest.raises(UserError, match=r"out\.work .* run --only read first"):
+    work = tree(tmp_path / "out.clpds-work")
+    with pytest.raises(UserError, match=r"out\.clpds-work .* run --only read first"):
         prepare(replace(step, only="2/2", seed=1))
     with pytest.raises(UserError, match="less than one block"):
         prepare(replace(step, sequence_length=10**6))
-    assert tree(tmp_path / "out.work").items() >= work.items()
+    assert tree(tmp_path / "out.clpds-work").items() >= work.items()
