@@ -15,14 +15,13 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from clpds import provenance, recipe
+from clpds.bounds import LABELLED_LINE
 from clpds.data.blocks import FORMAT
 from clpds.data.read import OPENERS, check_input
 from clpds.data.tokenise import SPLITS, is_held_out
 from clpds.errors import UserError
 from clpds.output import new_folder
 from clpds.vocabulary.tokenizer import ends_of, rows_needed, save_copy
-
-LONGEST_LINE = 64 * 2**20  # bytes of a line of JSONL
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def _read(path: Path) -> pa.Table:
     try:
         if name.endswith((".jsonl", ".json")):
             with pa.input_stream(str(path)) as stream:
-                return pa.json.read_json(stream, pa.json.ReadOptions(block_size=LONGEST_LINE))
+                return pa.json.read_json(stream, pa.json.ReadOptions(block_size=LABELLED_LINE))
         if name.endswith(".parquet"):
             return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:

@@ -20,13 +20,13 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clpds.bounds import DOCUMENT, RECORD
 from clpds.errors import UserError
-from clpds.inside import require_inside
+from clpds.inside import read_json, require_inside
 from clpds.progress import progress
 
 FILE = "documents.arrow"
 FEATURES = datasets.Features(text=datasets.Value("string"))
-LONGEST = 2**28  # characters of a document, in memory as a whole: what stops a small file that unpacks to terabytes
 BATCH_BYTES = 4 * 2**20  # of text in a record batch, which is also the unit of work of `clpds data`
 OPENERS: dict[str, Any] = {
     ".gz": gzip.open,
@@ -101,7 +101,7 @@ def load_saved(folder: Path) -> datasets.Dataset:
     """What `datasets` saved in ``folder``, memory-mapped; UserError where it is damaged or its files lie elsewhere."""
     state = folder / "state.json"
     try:
-        files = [str(file["filename"]) for file in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
+        files = [str(file["filename"]) for file in read_json(state, RECORD)["_data_files"]]
         require_inside(state, *files)
         return datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
@@ -188,7 +188,7 @@ def _split_text(path: Path, lines: IO[str], sample_by: str) -> Iterator[str]:
 
 def _lines(path: Path, stream: IO[str]) -> Iterator[str]:
     """The lines of ``stream``; UserError at one that is too long to be a text's."""
-    while line := stream.readline(LONGEST + 1):
+    while line := stream.readline(DOCUMENT + 1):
         _require_short(path, len(line))
         yield line
 
@@ -203,8 +203,8 @@ def _joined(path: Path, lines: Iterable[str]) -> str:
 
 
 def _require_short(path: Path, size: int) -> None:
-    if size > LONGEST:
-        raise UserError(f"{path} holds a document of over {LONGEST:,} characters; divide it into several")
+    if size > DOCUMENT:
+        raise UserError(f"{path} holds a document of over {DOCUMENT:,} characters; divide it into several")
 
 
 def _json_texts(path: Path, text_key: str, stream: IO[str]) -> Iterator[str | None]:
@@ -240,9 +240,9 @@ def _parse(path: Path, text: str) -> Any:
 
 
 def _unpacked(path: Path, stream: IO[bytes]) -> pa.BufferReader:
-    data = stream.read(LONGEST + 1)
-    if len(data) > LONGEST:
-        raise UserError(f"{path} unpacks to over {LONGEST:,} bytes; unpack it first: Parquet is compressed inside")
+    data = stream.read(DOCUMENT + 1)
+    if len(data) > DOCUMENT:
+        raise UserError(f"{path} unpacks to over {DOCUMENT:,} bytes; unpack it first: Parquet is compressed inside")
     return pa.BufferReader(data)
 
 

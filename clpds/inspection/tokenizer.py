@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 
 from clpds.inspection.rows import Rows, read_json
-from clpds.tokenizer_files import BYTE_TOKEN
+from clpds.model_counts import require_ids
+from clpds.tokenizer_files import BYTE_TOKEN, require_small_files
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 LISTS = ("additional_special_tokens", "extra_special_tokens")
@@ -27,6 +28,7 @@ class Facts(NamedTuple):
 def tokenizer(folder: Path) -> Rows:
     """Family, size and special tokens."""
     family, ids, special = from_files(folder) or opened(folder)
+    require_ids(folder, ids.values())
     count, rows = len(ids), max(ids.values()) + 1
     holes = f", ids up to {rows - 1:,}" if rows > count else ""
     specials = [f"{token} {id_}" for id_, token in sorted(special.items())]
@@ -40,6 +42,7 @@ def tokenizer(folder: Path) -> Rows:
 def from_files(folder: Path) -> Facts | None:
     """None where a class of transformers might add to what the files say, and where they cannot be read."""
     try:
+        require_small_files(folder)
         backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
         pipeline: dict[str, Any] = json.loads(backend.to_str())
         settings = read_json(folder / "tokenizer_config.json")
