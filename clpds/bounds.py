@@ -37,7 +37,9 @@ DOCUMENT = 2**28  # characters of a document, in memory as a whole: what stops a
 LABELLED_LINE = 2**26  # bytes of a line of labelled JSONL
 LINE = 2**20  # bytes of a line of parallel text or of a dictionary
 ROWS = 1000  # of a Parquet file decoded at once, fewer where they are long
-DECODED = 2**28  # bytes that these may decode to: a dictionary makes one value stand in any number of rows
-UNPACKED = 1100  # how many times its size a gzip file can have
+DECODED = 2**26  # bytes of such a batch, where not one row has more
+SMALL = 2**28  # bytes that any Parquet file may decode to, and
+EXPANSION = 10_000  # times its size: text compresses to a twentieth, a log of equal lines to a thousandth
+UNPACKED = 1100  # times its size that a gzip file unpacks to at most: deflate codes 258 bytes in two bits
 
 HOSTS = 100_000  # of a list in Slurm's short form; more is a mistake

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clpds.bounds import DOCUMENT, RECORD
+from clpds.data.parquet import read_batches
 from clpds.errors import UserError
 from clpds.inside import read_json, require_inside
 from clpds.progress import progress
@@ -162,9 +163,11 @@ def _documents(path: Path, text_key: str, sample_by: str) -> Iterator[str | None
             yield from _strings(path, text_key, batch.column(0))
     elif _kind(path) == ".parquet":
         with _open(path) as stream:
-            parquet = pq.ParquetFile(_unpacked(path, stream) if path.suffix in OPENERS else path)
-            _require_key(path, text_key, parquet.schema_arrow.names)
-            for batch in parquet.iter_batches(1000, columns=[text_key]):
+            source = _unpacked(path, stream) if path.suffix in OPENERS else path
+            schema = pq.read_schema(source)
+            _require_key(path, text_key, schema.names)
+            _require_text(path, text_key, schema.field(text_key).type)
+            for batch in read_batches(path, source, [text_key]):
                 yield from _strings(path, text_key, batch.column(0))
     elif _kind(path) == ".txt":
         with _open_text(path) as lines:
@@ -247,9 +250,13 @@ def _unpacked(path: Path, stream: IO[bytes]) -> pa.BufferReader:
 
 
 def _strings(path: Path, text_key: str, column: Any) -> Iterator[str | None]:
-    if not any(test(column.type) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
-        raise UserError(f"'{text_key}' in {path} is of type {column.type}, not a string")
+    _require_text(path, text_key, column.type)
     yield from column.to_pylist()
+
+
+def _require_text(path: Path, text_key: str, kind: pa.DataType) -> None:
+    if not any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
+        raise UserError(f"'{text_key}' in {path} is of type {kind}, not a string")
 
 
 def _require_key(where: Path | str, text_key: str, keys: Iterable[str]) -> None:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 
 from clpds.inspection.rows import Rows, read_json
-from clpds.model_counts import require_ids
 from clpds.tokenizer_files import BYTE_TOKEN, require_small_files
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -28,7 +27,6 @@ class Facts(NamedTuple):
 def tokenizer(folder: Path) -> Rows:
     """Family, size and special tokens."""
     family, ids, special = from_files(folder) or opened(folder)
-    require_ids(folder, ids.values())
     count, rows = len(ids), max(ids.values()) + 1
     holes = f", ids up to {rows - 1:,}" if rows > count else ""
     specials = [f"{token} {id_}" for id_, token in sorted(special.items())]

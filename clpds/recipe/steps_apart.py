@@ -20,8 +20,8 @@ class _Paths(NamedTuple):
 def require_apart(recipe: Path, steps: Mapping[str, Step]) -> None:
     """UserError that names the file and both steps where one would write over, into or around what another has.
 
-    No two steps share an ``out``, none lies in another's, and none lies in, is or holds an input, unless that input is the
-    output of another step, or in it. A step reads what earlier steps write, so that no steps wait for each other.
+    No two steps share an ``out``, none lies in another's, and none lies in, is or holds an input, unless that input is
+    the output of another step, or in it. A step reads what earlier steps write: no two wait for each other.
     """
     found = {name: _paths(step) for name, step in steps.items()}
     for (name, one), (other, two) in combinations(found.items(), 2):

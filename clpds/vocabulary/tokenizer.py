@@ -12,7 +12,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from clpds.bounds import SETTINGS
 from clpds.errors import UserError
 from clpds.inside import read_json
-from clpds.model_counts import require_ids
 from clpds.output import write_text
 from clpds.tokenizer_files import copy_tokenizer, has_tokenizer, require_small_files
 
@@ -46,7 +45,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"{folder} holds a {type(tokenizer).__name__}, which transformers cannot convert to a fast tokenizer; "
             "save it with a tokenizer.json"
         )
-    require_ids(folder, tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True).values())
     return tokenizer
 
 
