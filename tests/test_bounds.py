@@ -62,7 +62,7 @@ def rows_planned(model: Path) -> object:
     ("kind", "values", "says"),
     [
         ("llama", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1,000,000,000, and no model has over 10,000"),
-        ("llama", {"num_hidden_layers": 1e300}, "num_hidden_layers is 1e"),
+        ("llama", {"num_hidden_layers": 1e200}, "num_hidden_layers is 1e"),
         ("gpt2", {"n_layer": 10**9}, "n_layer is"),
         ("gpt2", {"num_labels": 10**9}, "num_labels is"),
         ("llama", {"text_config": {"decoder_layers": 10**9}}, "decoder_layers is"),
@@ -218,9 +218,11 @@ def test_parquet_that_decodes_to_20_gigabytes(tmp_path: Path) -> None:
     table = pa.table({"text": repeated("x" * 20 * 10**6, 1000), "label": pa.array([1] * 1000)})
     pq.write_table(table, tmp_path / "x.parquet", compression="zstd", store_schema=False)
     assert (tmp_path / "x.parquet").stat().st_size < 5000
-    for read in (lambda: list(stream_documents([tmp_path / "x.parquet"])), lambda: read_labelled([tmp_path / "x.parquet"], "text", "label")):  # fmt: skip
-        with pytest.raises(UserError, match=r"x\.parquet has [0-9,]+ bytes and decodes to over [0-9,]+, which no text"):
-            read()
+    says = r"x\.parquet has [0-9,]+ bytes and decodes to over [0-9,]+, which no text does"
+    with pytest.raises(UserError, match=says):
+        next(stream_documents([tmp_path / "x.parquet"]))
+    with pytest.raises(UserError, match=says):
+        read_labelled([tmp_path / "x.parquet"], "text", "label")
 
 
 @pytest.mark.parametrize(

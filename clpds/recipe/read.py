@@ -170,7 +170,7 @@ def _require_small(text: str) -> None:
         elif isinstance(event, AliasEvent):
             if event.anchor in {anchor for anchor, _, _ in still}:
                 raise UserError(f"not valid YAML: section '{event.anchor}' holds itself")
-            size, depth = known.get(event.anchor, (1, 0))
+            size, depth = known.get(event.anchor or "", (1, 0))
         elif not isinstance(event, ScalarEvent):
             continue
         anchor, values, deepest = still[-1]
