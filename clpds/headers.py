@@ -4,6 +4,7 @@ A safetensors file is a JSON header, then bytes. Of several files an index says 
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from math import prod
@@ -11,8 +12,9 @@ from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from clpds.bounds import HEADER
 from clpds.errors import UserError
-from clpds.inside import require_inside
+from clpds.inside import read_json, require_inside
 
 T = TypeVar("T")
 # Of a kind: the name that torch and config.json have for it, and the bytes of an element. In the order in which the
@@ -25,7 +27,6 @@ KINDS = {
     "BOOL": ("bool", 1),
 }  # fmt: skip
 SAFETENSORS = "model.safetensors"
-LONGEST = 100 * 10**6  # bytes of a header, the library's own limit
 
 
 class Entry(NamedTuple):
@@ -48,7 +49,7 @@ def read_header(file: Path) -> dict[str, Entry]:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             size = file.stat().st_size - 8 - length
-            if size < 0 or length > LONGEST:
+            if size < 0 or length > HEADER:
                 raise ValueError("no header")
             header: dict[str, Any] = json.loads(stream.read(length), object_pairs_hook=partial(_once, file))
         header.pop("__metadata__", None)
@@ -101,8 +102,7 @@ def _once(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; UserError where a name stands twice, since readers would differ in which one they take."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise UserError(f"{file}: its header names {twice} twice; do not trust this file")
     return found
 
@@ -119,7 +119,7 @@ def _joined(folder: Path, shards: Mapping[str, dict[str, T]]) -> dict[str, T]:
 
 def _weight_map(listing: Path) -> dict[str, str]:
     try:
-        weight_map: dict[str, str] = json.loads(listing.read_text(encoding="utf-8"))["weight_map"]
+        weight_map: dict[str, str] = read_json(listing, HEADER)["weight_map"]
         files = sorted({str(file) for file in weight_map.values()})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import xxhash
 
+from clpds.bounds import RECORD
 from clpds.errors import UserError
-from clpds.inside import require_inside
+from clpds.inside import read_json, require_inside
 from clpds.output import write_text
 from clpds.progress import progress
 
@@ -38,8 +39,7 @@ def check_manifest(folder: Path, *, deep: bool, part: tuple[int, int] = (0, 1)) 
     path = folder / FILE
     try:
         files = {
-            name: (int(file["size"]), str(file["xxh3"]))
-            for name, file in json.loads(path.read_text(encoding="utf-8"))["files"].items()
+            name: (int(file["size"]), str(file["xxh3"])) for name, file in read_json(path, RECORD)["files"].items()
         }
     except FileNotFoundError:
         raise UserError(f"{folder} has no {FILE}: it was never completely written") from None

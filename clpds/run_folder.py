@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from clpds.bounds import POINTER, RECORD
 from clpds.errors import UserError
+from clpds.inside import read_json, read_text
 from clpds.manifest import check_manifest
 from clpds.output import write_text
 
@@ -52,7 +54,7 @@ def read_state(run: Path) -> State | None:
     """How the run stands; None where it has not said, UserError where that cannot be read."""
     path = run / STATE
     try:
-        return State(**json.loads(path.read_text(encoding="utf-8")))
+        return State(**read_json(path, RECORD))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, RecursionError) as error:
@@ -73,7 +75,7 @@ def take_stop(run: Path) -> bool:
     """Remove the stop file; returns whether it was there and a person's wish: not to be started again."""
     path = run / STOP
     try:
-        wish = path.read_text().strip()
+        wish = read_text(path, POINTER).strip()
         path.unlink()
     except FileNotFoundError:
         return False
@@ -90,7 +92,7 @@ def read_trainer(checkpoint: Path) -> dict[str, Any]:
     """The checkpoint's ``trainer.json``; UserError where that cannot be read."""
     path = checkpoint / TRAINER
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = read_json(path, RECORD)
         if not isinstance(document["step"], int):
             raise ValueError("no step")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -104,7 +106,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     The last line may be what a process that was killed had written of it, and is then left out.
     """
     path, found = run / METRICS, []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    lines = read_text(path, RECORD, errors="replace").splitlines() if path.is_file() else []
     for number, line in enumerate(lines, 1):
         try:
             document = json.loads(line)

@@ -4,10 +4,10 @@ import itertools
 import math
 import re
 
+from clpds.bounds import HOSTS
 from clpds.errors import UserError
 
 ENTRY = re.compile(r"(?:[^][,\s]|\[[^][\s]*\])+")  # a comma inside brackets does not end an entry
-MOST = 100_000  # hosts; more is a mistake, and would fill the memory
 PART = re.compile(r"\[([^]]*)\]|([^[]+)")
 
 
@@ -24,8 +24,8 @@ def expand(hostlist: str) -> list[str]:
 
 def _entry(entry: str) -> list[str]:
     choices = [[text] if text else _numbers(ranges) for ranges, text in PART.findall(entry)]
-    if math.prod(map(len, choices)) > MOST:
-        raise UserError(f"{entry!r} is over {MOST:,} hosts")
+    if math.prod(map(len, choices)) > HOSTS:
+        raise UserError(f"{entry!r} is over {HOSTS:,} hosts")
     return ["".join(parts) for parts in itertools.product(*choices)]
 
 
@@ -33,7 +33,7 @@ def _numbers(ranges: str) -> list[str]:
     numbers: list[str] = []
     for part in ranges.split(","):
         match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part)
-        if match is None or not 0 <= int(match[2] or match[1]) - int(match[1]) < MOST:
+        if match is None or not 0 <= int(match[2] or match[1]) - int(match[1]) < HOSTS:
             raise UserError(f"[{ranges}] is not a list of ascending ranges such as [001-004,7]")
         numbers += [f"{n:0{len(match[1])}d}" for n in range(int(match[1]), int(match[2] or match[1]) + 1)]
     return numbers

@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from clpds import manifest
+from clpds.bounds import RECORD
 from clpds.cli import Status
 from clpds.errors import UserError
+from clpds.inside import read_json, read_text
 from clpds.run_folder import METRICS, STAGE, State, read_state, read_trainer, whole_checkpoints
 from launcher.owner import read_owner
 from launcher.slurm import in_queue, job_state
@@ -89,7 +91,7 @@ def _jobs(owner: dict[str, Any]) -> Iterator[tuple[str, str]]:
     jobs = {"train": str(owner["job"])}
     if owner.get("submission") and (file := Path(owner["submission"]) / JOBS).is_file():
         with _read(file):
-            jobs = dict(json.loads(file.read_text(encoding="utf-8")))
+            jobs = dict(read_json(file, RECORD))
     for name, job in jobs.items():
         try:
             yield f"job {job}", f"{name}: {job_state(job) or 'ended, no longer known to the queue'}"
@@ -103,7 +105,7 @@ def _steps(run: Path) -> int | None:
     if not path.is_file():
         return None
     with _read(path):
-        return int(json.loads(path.read_text(encoding="utf-8"))["steps"])
+        return int(read_json(path, RECORD)["steps"])
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:
@@ -111,7 +113,7 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     # The last line may be half written just now.
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    return [json.loads(line) for line in read_text(path, RECORD).splitlines() if line.endswith("}")]
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Recipes: what is read is what was written, and every mistake is one line with file and key."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -39,7 +39,7 @@ def plain(value: Any) -> Any:
 
 
 words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
-paths = words.map(Path)
+paths = words.map(lambda word: Path("in", word.replace("/", "").replace(".", "") or "x"))
 st.register_type_strategy(Path, paths)
 st.register_type_strategy(str, words)
 numbers = st.integers(1, 10**9)
@@ -71,7 +71,8 @@ INIT = {
 
 def init_by(method: str) -> st.SearchStrategy[Init]:
     options = {name: values for name, values in INIT.items() if method in USED_BY.get(name, (method,))}
-    width = {"grow": numbers, "merge": st.none()}.get(method, optional)
+    widths = st.integers(1, 10**5)
+    width = {"grow": widths, "merge": st.none()}.get(method, st.none() | widths)
     return st.builds(Init, method=st.just(method), width=width, **options)
 
 
@@ -131,6 +132,8 @@ def test_every_verb_has_a_strategy() -> None:
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.dictionaries(words, st.one_of(*BUILD.values()), min_size=1, max_size=3))
 def test_what_is_written_is_what_is_read(steps: dict[str, Step], tmp_path: Path) -> None:
+    outs = {name: Path(f"/out/{number}") for number, name in enumerate(steps)}  # apart from each other and all inputs
+    steps = {name: replace(step, out=outs[name]) if hasattr(step, "out") else step for name, step in steps.items()}
     document = {name: {"verb": verb_of(step), **plain(asdict(step))} for name, step in steps.items()}
     text = yaml.safe_dump({"steps": document}, allow_unicode=True, sort_keys=False)
     assert load(tmp_path, text) == steps

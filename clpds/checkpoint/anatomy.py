@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 
 from clpds.errors import UserError
+from clpds.model_counts import require_counts
 from clpds.models import minijoint, trelm  # which also register their classes with the Auto classes
 
 KINDS = (
@@ -74,7 +75,8 @@ def anatomy(config: PretrainedConfig) -> Anatomy:
 
 
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:
-    """The model of this config without memory for its weights."""
+    """The model of this config without memory for its weights; UserError where it counts what no model has."""
+    require_counts(config.to_dict())
     with torch.device("meta"):
         return model_class(config)._from_config(copy.deepcopy(config))
 

@@ -21,14 +21,18 @@ from transformers import (
     PretrainedConfig,
 )
 
+from clpds.bounds import SETTINGS
 from clpds.checkpoint.anatomy import Anatomy, anatomy
 from clpds.checkpoint.lazy import Checkpoint, LazyTensor
 from clpds.checkpoint.names import fit
 from clpds.checkpoint.safetensors import read_safetensors
 from clpds.errors import UserError
 from clpds.headers import SAFETENSORS, read_shards
+from clpds.inside import read_json
+from clpds.model_counts import require_counts
+from clpds.planning.gguf_header import read_header
 from clpds.progress import progress
-from clpds.tokenizer_files import TOKENIZER_FILES, has_tokenizer
+from clpds.tokenizer_files import TOKENIZER_FILES, has_tokenizer, require_small_files
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
@@ -51,6 +55,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
 
 def open_without_weights(folder: Path) -> tuple[Checkpoint, Anatomy]:
     """Config, generation config and tokenizer of a model folder, with no tensors yet."""
+    require_small_files(folder)
     config, wanted = _read_config(folder)
     bare = Checkpoint(
         tensors={},
@@ -80,6 +85,7 @@ def _read_config(folder: Path) -> tuple[PretrainedConfig, Anatomy]:
     if not file.is_file():
         raise UserError(f"{folder} has no config.json; expected a Hugging Face model folder")
     try:
+        require_counts(read_json(file, SETTINGS))
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         return config, anatomy(config)
     except UserError as error:
@@ -129,6 +135,7 @@ def _open_gguf(file: Path) -> Checkpoint:
     """Dequantise a GGUF file through transformers; the whole model is held in memory (float32)."""
     if not file.is_file():
         raise UserError(f"{file} does not exist")
+    read_header(file)  # the library believes every number
     try:
         with progress(f"reading {file.name}", 2) as advance:
             model = AutoModelForCausalLM.from_pretrained(

@@ -1,6 +1,5 @@
 """``clpds convert``: a run, a ZeRO checkpoint or any model that can be opened, to a Hugging Face folder."""
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +9,13 @@ from typing import Any
 import torch
 
 from clpds import manifest
+from clpds.bounds import POINTER, RECORD
 from clpds.checkpoint import Checkpoint, anatomy, open_checkpoint, write_checkpoint
 from clpds.conversion.zero import is_zero, open_zero
 from clpds.errors import UserError
 from clpds.folders.claim import held
 from clpds.headers import some
-from clpds.inside import require_inside
+from clpds.inside import read_json, read_text, require_inside
 from clpds.output import makes_folder
 from clpds.progress import progress
 from clpds.recipe import Convert
@@ -105,7 +105,7 @@ def _checkpoint_folder(path: Path) -> Path | None:
             raise UserError(f"{path} has no checkpoint yet; let the run reach its first save")
     latest = path / "latest"
     if latest.is_file():
-        name = latest.read_text(encoding="utf-8").strip()
+        name = read_text(latest, POINTER).strip()
         require_inside(latest, name)
         if not (path / name).is_dir():
             raise UserError(f"{latest} names '{name}', which is no folder beside it; name a checkpoint yourself")
@@ -153,7 +153,7 @@ def _trained(folder: Path) -> dict[str, Any]:
     run, file = _run(folder), folder / "trainer.json"
     if run is None or not file.is_file():
         return {}
-    document = json.loads(file.read_text(encoding="utf-8"))
+    document = read_json(file, RECORD)
     return {"run": run.name, **{key: document[key] for key in ("step", "tokens", "world_size")}}
 
 

@@ -15,14 +15,14 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from clpds import provenance, recipe
+from clpds.bounds import LABELLED_LINE
 from clpds.data.blocks import FORMAT
+from clpds.data.parquet import read_batches
 from clpds.data.read import OPENERS, check_input
 from clpds.data.tokenise import SPLITS, is_held_out
 from clpds.errors import UserError
 from clpds.output import new_folder
 from clpds.vocabulary.tokenizer import ends_of, rows_needed, save_copy
-
-LONGEST_LINE = 64 * 2**20  # bytes of a line of JSONL
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,8 @@ def read_labelled(inputs: Sequence[Path], text_key: str, label_key: str) -> Labe
     texts: list[str] = []
     labels: list[str] = []
     for path in inputs:
-        table = _read(path)
-        for key in (text_key, label_key):
-            if key not in table.column_names:
-                raise UserError(f"{path} has no field '{key}' (its fields: {', '.join(table.column_names)})")
+        table = _read(path, text_key, label_key)
+        _require_fields(path, table.column_names, text_key, label_key)
         for number, (text, label) in enumerate(
             zip(table[text_key].to_pylist(), table[label_key].to_pylist(), strict=True), 1
         ):
@@ -86,15 +84,24 @@ def prepare_labelled(step: recipe.Data, tokenizer: PreTrainedTokenizerBase) -> N
     _show(classes, counts)
 
 
-def _read(path: Path) -> pa.Table:
+def _require_fields(path: Path, names: Sequence[str], *keys: str) -> None:
+    for key in keys:
+        if key not in names:
+            raise UserError(f"{path} has no field '{key}' (its fields: {', '.join(names)})")
+
+
+def _read(path: Path, text_key: str, label_key: str) -> pa.Table:
     check_input(path)
     name = path.name.removesuffix(path.suffix) if path.suffix in OPENERS else path.name
     try:
         if name.endswith((".jsonl", ".json")):
             with pa.input_stream(str(path)) as stream:
-                return pa.json.read_json(stream, pa.json.ReadOptions(block_size=LONGEST_LINE))
+                return pa.json.read_json(stream, pa.json.ReadOptions(block_size=LABELLED_LINE))
         if name.endswith(".parquet"):
-            return pq.read_table(path)
+            schema = pq.read_schema(path)
+            _require_fields(path, schema.names, text_key, label_key)
+            batches = list(read_batches(path, path, list({text_key: 0, label_key: 0})))
+            return pa.Table.from_batches(batches) if batches else schema.empty_table()
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     raise UserError(f"{path}: labelled texts are read from .jsonl, .json or .parquet files")

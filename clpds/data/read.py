@@ -20,13 +20,14 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clpds.bounds import DOCUMENT, RECORD
+from clpds.data.parquet import read_batches
 from clpds.errors import UserError
-from clpds.inside import require_inside
+from clpds.inside import read_json, require_inside
 from clpds.progress import progress
 
 FILE = "documents.arrow"
 FEATURES = datasets.Features(text=datasets.Value("string"))
-LONGEST = 2**28  # characters of a document, in memory as a whole: what stops a small file that unpacks to terabytes
 BATCH_BYTES = 4 * 2**20  # of text in a record batch, which is also the unit of work of `clpds data`
 OPENERS: dict[str, Any] = {
     ".gz": gzip.open,
@@ -101,7 +102,7 @@ def load_saved(folder: Path) -> datasets.Dataset:
     """What `datasets` saved in ``folder``, memory-mapped; UserError where it is damaged or its files lie elsewhere."""
     state = folder / "state.json"
     try:
-        files = [str(file["filename"]) for file in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
+        files = [str(file["filename"]) for file in read_json(state, RECORD)["_data_files"]]
         require_inside(state, *files)
         return datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
@@ -162,9 +163,11 @@ def _documents(path: Path, text_key: str, sample_by: str) -> Iterator[str | None
             yield from _strings(path, text_key, batch.column(0))
     elif _kind(path) == ".parquet":
         with _open(path) as stream:
-            parquet = pq.ParquetFile(_unpacked(path, stream) if path.suffix in OPENERS else path)
-            _require_key(path, text_key, parquet.schema_arrow.names)
-            for batch in parquet.iter_batches(1000, columns=[text_key]):
+            source = _unpacked(path, stream) if path.suffix in OPENERS else path
+            schema = pq.read_schema(source)
+            _require_key(path, text_key, schema.names)
+            _require_text(path, text_key, schema.field(text_key).type)
+            for batch in read_batches(path, source, [text_key]):
                 yield from _strings(path, text_key, batch.column(0))
     elif _kind(path) == ".txt":
         with _open_text(path) as lines:
@@ -188,7 +191,7 @@ def _split_text(path: Path, lines: IO[str], sample_by: str) -> Iterator[str]:
 
 def _lines(path: Path, stream: IO[str]) -> Iterator[str]:
     """The lines of ``stream``; UserError at one that is too long to be a text's."""
-    while line := stream.readline(LONGEST + 1):
+    while line := stream.readline(DOCUMENT + 1):
         _require_short(path, len(line))
         yield line
 
@@ -203,8 +206,8 @@ def _joined(path: Path, lines: Iterable[str]) -> str:
 
 
 def _require_short(path: Path, size: int) -> None:
-    if size > LONGEST:
-        raise UserError(f"{path} holds a document of over {LONGEST:,} characters; divide it into several")
+    if size > DOCUMENT:
+        raise UserError(f"{path} holds a document of over {DOCUMENT:,} characters; divide it into several")
 
 
 def _json_texts(path: Path, text_key: str, stream: IO[str]) -> Iterator[str | None]:
@@ -240,16 +243,20 @@ def _parse(path: Path, text: str) -> Any:
 
 
 def _unpacked(path: Path, stream: IO[bytes]) -> pa.BufferReader:
-    data = stream.read(LONGEST + 1)
-    if len(data) > LONGEST:
-        raise UserError(f"{path} unpacks to over {LONGEST:,} bytes; unpack it first: Parquet is compressed inside")
+    data = stream.read(DOCUMENT + 1)
+    if len(data) > DOCUMENT:
+        raise UserError(f"{path} unpacks to over {DOCUMENT:,} bytes; unpack it first: Parquet is compressed inside")
     return pa.BufferReader(data)
 
 
 def _strings(path: Path, text_key: str, column: Any) -> Iterator[str | None]:
-    if not any(test(column.type) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
-        raise UserError(f"'{text_key}' in {path} is of type {column.type}, not a string")
+    _require_text(path, text_key, column.type)
     yield from column.to_pylist()
+
+
+def _require_text(path: Path, text_key: str, kind: pa.DataType) -> None:
+    if not any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
+        raise UserError(f"'{text_key}' in {path} is of type {kind}, not a string")
 
 
 def _require_key(where: Path | str, text_key: str, keys: Iterable[str]) -> None:

@@ -1,6 +1,5 @@
 """How many texts a classifier puts into their class: zero-shot transfer, when it was trained in another language."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,13 @@ from scipy.stats import bootstrap
 from transformers import PreTrainedModel
 
 from clpds import recipe
+from clpds.bounds import RECORD
 from clpds.checkpoint import Checkpoint
 from clpds.data.blocks import Blocks, on_device
 from clpds.data.labelled import Labelled, encode, read_labelled
 from clpds.errors import UserError
 from clpds.evaluation.model import load_model, tokenizer_folder
+from clpds.inside import read_json
 from clpds.models.encoder import longest
 from clpds.objectives.classification import Classification, class_logits
 from clpds.progress import progress
@@ -64,7 +65,7 @@ def measure_task(step: recipe.Eval, checkpoint: Checkpoint) -> dict[str, Any]:
 def _accuracy(path: Path) -> float:
     """Of an evaluation that was written before."""
     try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["accuracy"])
+        return float(read_json(path, RECORD)["accuracy"])
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -11,9 +11,10 @@ from clpds.errors import UserError
 from clpds.headers import KINDS, SAFETENSORS, Entry, read_header, read_shards
 from clpds.inspection.rows import Rows, read_json, shares
 from clpds.inspection.tokenizer import tokenizer
+from clpds.model_counts import require_counts
 from clpds.output import human_bytes
 from clpds.planning.size import by_table, family_of
-from clpds.tokenizer_files import has_tokenizer
+from clpds.tokenizer_files import has_tokenizer, require_small_files
 
 SHAPE = {
     "layers": "num_hidden_layers",
@@ -60,7 +61,9 @@ def model(path: Path) -> Rows:
 def from_files(folder: Path) -> Facts | None:
     """None unless the files hold the tensors of the table, all and no others: then the model class has its say."""
     try:
+        require_small_files(folder)
         config = read_json(folder / "config.json")
+        require_counts(config)
         if (folder / "generation_config.json").is_file():
             read_json(folder / "generation_config.json")
         family, size = family_of(config), by_table(config)

@@ -1,10 +1,11 @@
 """Lines of the screen, and the JSON files that they are read from."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from clpds import inside
+from clpds.bounds import RECORD
 from clpds.errors import UserError
 
 Rows = list[tuple[str, str]]
@@ -20,7 +21,7 @@ def shares(elements: Counter[str]) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; UserError where there is none."""
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = inside.read_json(path, RECORD)
         if not isinstance(document, dict):
             raise ValueError("it is no JSON object")
     except (OSError, ValueError, RecursionError) as error:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 
 from clpds.inspection.rows import Rows, read_json
-from clpds.tokenizer_files import BYTE_TOKEN
+from clpds.tokenizer_files import BYTE_TOKEN, require_small_files
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 LISTS = ("additional_special_tokens", "extra_special_tokens")
@@ -40,6 +40,7 @@ def tokenizer(folder: Path) -> Rows:
 def from_files(folder: Path) -> Facts | None:
     """None where a class of transformers might add to what the files say, and where they cannot be read."""
     try:
+        require_small_files(folder)
         backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
         pipeline: dict[str, Any] = json.loads(backend.to_str())
         settings = read_json(folder / "tokenizer_config.json")

@@ -4,13 +4,15 @@ What exists is read. What does not is the output of an earlier step of the recip
 says what it will be.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any, get_args
 
 from clpds import provenance
+from clpds.bounds import RECORD, SETTINGS, VOCABULARY_FILE
 from clpds.errors import UserError
+from clpds.inside import read_json, require_own
+from clpds.model_counts import require_counts, require_ids
 from clpds.planning.encoders import CLASSIFYING
 from clpds.planning.gguf_header import gguf_config
 from clpds.planning.size import FAMILIES
@@ -24,7 +26,7 @@ DEPTH = "num_hidden_layers"
 def stage_config(recipe: Recipe, stage: Train) -> dict[str, Any]:
     """What config.json of the stage's model says or will say; UserError that names what to fetch."""
     if stage.model.suffix == ".json":
-        config = _json(find("recipes", stage.model)) | {"vocab_size": data_vocabulary(recipe, stage)}
+        config = _config(find("recipes", stage.model)) | {"vocab_size": data_vocabulary(recipe, stage)}
     else:
         config = model_config(recipe, stage.model)
     return _classifier(config, stage) if stage.objective == "classification" else config
@@ -33,7 +35,7 @@ def stage_config(recipe: Recipe, stage: Train) -> dict[str, Any]:
 def model_config(recipe: Recipe, model: Path) -> dict[str, Any]:
     """The config of a folder, a GGUF file, a hub id that was downloaded before, or the output of a step."""
     if (model / "config.json").is_file():
-        return _json(model / "config.json")
+        return _own_config(model / "config.json")
     if model.suffix == ".gguf" and model.is_file():
         return gguf_config(model)
     match _maker(recipe, model):
@@ -46,7 +48,7 @@ def model_config(recipe: Recipe, model: Path) -> dict[str, Any]:
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(model)) and not model.exists():
         cached = _cached(str(model), "config.json")
         if cached:
-            return _json(cached)
+            return _own_config(cached)
     raise UserError(
         f"{model} is not there and no step of {recipe.path} makes it; fetch it first, "
         "or name a config.json as the stage's model"
@@ -155,7 +157,7 @@ def _classifier(config: dict[str, Any], stage: Train) -> dict[str, Any]:
     info = next(iter(stage.data.values())).path / "train" / "dataset_info.json"
     if not info.is_file():
         return config
-    names = _json(info).get("features", {}).get("label", {}).get("names", ())
+    names = _json(info, RECORD).get("features", {}).get("label", {}).get("names", ())
     return config | {"id2label": dict(enumerate(names))}
 
 
@@ -170,12 +172,14 @@ def _maker(recipe: Recipe, path: Path) -> Step | None:
 
 def _rows(file: Path) -> int:
     """The largest id + 1, which is more than the tokens where ids have holes."""
-    document = _json(file)
+    require_own(file, VOCABULARY_FILE)
+    document = _json(file, VOCABULARY_FILE)
     held = document.get("model", {}).get("vocab", {})
     ids = list(held.values()) if isinstance(held, dict) else list(range(len(held)))
     ids += [token["id"] for token in document.get("added_tokens", [])]
     if not ids:
         raise UserError(f"{file} has no tokens")
+    require_ids(file, ids)
     return int(max(ids)) + 1
 
 
@@ -191,9 +195,23 @@ def _cached(name: str, file: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _own_config(file: Path) -> dict[str, Any]:
+    require_own(file, SETTINGS)
+    return _config(file)
+
+
+def _config(file: Path) -> dict[str, Any]:
+    config = _json(file, SETTINGS)
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        require_counts(config)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    return config
+
+
+def _json(file: Path, limit: int) -> dict[str, Any]:
+    try:
+        document = read_json(file, limit)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(document, dict):

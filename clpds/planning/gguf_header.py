@@ -10,12 +10,17 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from clpds.bounds import COUNTED, DIMENSIONS, ENTRIES, FIELDS, LAYERS, TENSORS, TEXT, WIDTH
 from clpds.errors import UserError
 
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-_LONGEST = 2**24  # bytes of one text: more is no GGUF file
+# By the end of a field's name.
+_MOST = {
+    "block_count": LAYERS, "expert_count": COUNTED, "head_count": COUNTED,
+    "embedding_length": WIDTH, "feed_forward_length": WIDTH,
+}  # fmt: skip
 
 
 class Header(NamedTuple):
@@ -60,7 +65,7 @@ def read_header(file: Path) -> Header:
     try:
         with file.open("rb") as source:
             return _read(source)
-    except (OSError, struct.error, ValueError, KeyError, UnicodeDecodeError) as error:
+    except (OSError, struct.error, ValueError, KeyError, OverflowError) as error:
         raise _not_whole(file, error) from error
 
 
@@ -72,13 +77,18 @@ def _read(source: BinaryIO) -> Header:
     magic, version, tensors, fields = struct.unpack("<4sIQQ", source.read(24))
     if magic != b"GGUF" or version not in (2, 3):
         raise ValueError("its first bytes are not those of GGUF 2 or 3")
+    _require("fields", fields, FIELDS)
+    _require("tensors", tensors, TENSORS)
     values = {}
     for _ in range(fields):
         name = _text(source)
         values[name] = _value(source, _number(source, "I"))
+        if (most := next((limit for end, limit in _MOST.items() if name.endswith(end)), None)) is not None:
+            _require(name, values[name], most)
     found = {}
     for _ in range(tensors):
         name, dimensions = _text(source), _number(source, "I")
+        _require(f"dimensions of {name}", dimensions, DIMENSIONS)
         elements = prod(_number(source, "Q") for _ in range(dimensions))
         found[name] = elements, _number(source, "I"), _number(source, "Q")
     alignment = values.get("general.alignment", 32)
@@ -92,6 +102,7 @@ def _value(source: BinaryIO, kind: int) -> Any:
     if kind != _ARRAY:
         return _number(source, _NUMBERS[kind])
     inner, length = struct.unpack("<IQ", source.read(12))
+    _require("entries of an array", length, ENTRIES)
     if inner in _NUMBERS:
         source.seek(length * struct.calcsize(_NUMBERS[inner]), 1)
     elif inner == _STRING:
@@ -102,14 +113,18 @@ def _value(source: BinaryIO, kind: int) -> Any:
     return length
 
 
+def _require(what: str, number: Any, most: int) -> None:
+    if isinstance(number, int) and number > most:
+        raise ValueError(f"{what}: {number:,}, and no model has over {most:,}")
+
+
 def _number(source: BinaryIO, form: str) -> Any:
     return struct.unpack(f"<{form}", source.read(struct.calcsize(f"<{form}")))[0]
 
 
 def _text(source: BinaryIO) -> str:
     length = _number(source, "Q")
-    if length > _LONGEST:
-        raise ValueError(f"a text of {length} bytes")
+    _require("bytes of a text", length, TEXT)
     raw = source.read(length)
     if len(raw) < length:
         raise ValueError("it ends too early")

@@ -8,6 +8,7 @@ from typing import Any
 
 from clpds.errors import UserError
 from clpds.flops import Flops, Parts, blocks, places, step_flops
+from clpds.model_counts import require_counts
 from clpds.planning.encoders import CLASSIFYING, MASKED
 from clpds.planning.families import CAUSAL
 from clpds.planning.family import Family, Norm
@@ -90,6 +91,7 @@ class Size:
 
 def size_of(config: Config) -> Size:
     """By the table where the family is in it, else counted on the meta device; UserError where neither can."""
+    require_counts(config)
     return by_table(config) or _counted(config)
 
 

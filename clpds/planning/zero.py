@@ -1,11 +1,12 @@
 """What of a DeepSpeed JSON decides memory."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from clpds.bounds import SETTINGS
 from clpds.errors import UserError
+from clpds.inside import read_json
 
 Device = Literal["none", "cpu", "nvme"]
 _BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
@@ -50,7 +51,7 @@ class Zero:
 def read_zero(file: Path) -> Zero:
     """Defaults are those of deepspeed/runtime/zero/config.py 0.19.8; UserError for what is no ZeRO configuration."""
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = read_json(file, SETTINGS)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid JSON: {' '.join(str(error).split())}") from error
     zero = document.get("zero_optimization") if isinstance(document, dict) else None

@@ -11,14 +11,15 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 from yaml.error import MarkedYAMLError
-from yaml.events import CollectionEndEvent, CollectionStartEvent
+from yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
+from clpds.bounds import RECIPE, SECTIONS, VALUES
 from clpds.errors import UserError
+from clpds.inside import read_text
 from clpds.recipe.steps import VERBS, Step, verb_of
+from clpds.recipe.steps_apart import require_apart
 from clpds.recipe.training import Train
 from clpds.resources import find
-
-DEEPEST = 50  # sections in one another, of which a recipe has five
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,27 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, default_step: str 
     """Read a YAML recipe (a path, or the name of one of recipes/) and apply ``step.section.key=value`` overrides.
 
     With ``default_step`` the overrides are ``section.key=value`` of that step.
-    Raises UserError that names the file and key, with the nearest known name.
+    Raises UserError that names the file and key, with the nearest known name, or two steps that are not apart.
     """
+    recipe = _load(path, overrides, default_step)
+    require_apart(recipe.path, recipe.steps)
+    return recipe
+
+
+def load_stage(path: Path, overrides: Sequence[str] = (), name: str | None = None) -> tuple[str, Train]:
+    """The recipe's one training stage, or the one called ``name``; overrides are ``section.key=value`` of it.
+
+    What other steps write is not looked at: the overrides that `run` was given for them are not known here.
+    """
+    name, _ = _load(path).only("train", name)
+    recipe = _load(path, overrides, name)
+    stage = recipe.steps[name]
+    assert isinstance(stage, Train)  # only() saw to it
+    require_apart(recipe.path, {name: stage})
+    return name, stage
+
+
+def _load(path: Path, overrides: Sequence[str] = (), default_step: str | None = None) -> Recipe:
     path = find("recipes", path)
     document = read_yaml(path)
     if not isinstance(document, dict) or not isinstance(document.get("steps"), dict) or not document["steps"]:
@@ -62,14 +82,6 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, default_step: str 
     return Recipe(path, {name: _step(path, name, raw) for name, raw in steps.items()})
 
 
-def load_stage(path: Path, overrides: Sequence[str] = (), name: str | None = None) -> tuple[str, Train]:
-    """The recipe's one training stage, or the one called ``name``; overrides are ``section.key=value`` of it."""
-    name, _ = load_recipe(path).only("train", name)
-    stage = load_recipe(path, overrides, default_step=name).steps[name]
-    assert isinstance(stage, Train)  # only() saw to it
-    return name, stage
-
-
 def of_step(overrides: Sequence[str], name: str) -> list[str]:
     """Those overrides of a recipe that concern the step ``name``, without its name."""
     return [text.removeprefix(f"{name}.") for text in overrides if text.startswith(f"{name}.")]
@@ -78,7 +90,7 @@ def of_step(overrides: Sequence[str], name: str) -> list[str]:
 def read_yaml(path: Path) -> Any:
     """The document of a YAML file, by the safe loader; UserError where it cannot be read."""
     try:
-        return _parse(path.read_text(encoding="utf-8"))
+        return _parse(read_text(path, RECIPE))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -104,10 +116,13 @@ class _Loader(yaml.CSafeLoader):
     """YAML in which a key that is given twice is an error, not the last one's victory, and 24:00:00 is no number."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for place, key in enumerate(keys):
-            if any(key.value == other.value for other in keys[:place]):
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
                 raise MarkedYAMLError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
+            seen.add(key.value)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
 
@@ -124,7 +139,7 @@ for _kind in ("int", "float"):
 
 def _parse(text: str) -> Any:
     try:
-        _require_shallow(text)
+        _require_small(text)
         return yaml.load(text, _Loader)
     except MarkedYAMLError as error:
         mark = error.problem_mark
@@ -134,13 +149,36 @@ def _parse(text: str) -> Any:
         raise UserError(f"not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def _require_shallow(text: str) -> None:
-    """UserError for sections in sections without end: where libyaml builds them it has the stack overflow."""
-    depth = 0
+def _require_small(text: str) -> None:
+    """UserError for sections in sections without end, and for aliases that repeat others until they fill the memory.
+
+    Where libyaml builds the former it has the stack overflow. An alias counts as all that it stands for.
+    """
+    known: dict[str, tuple[int, int]] = {}  # by anchor: values in it, and how many sections deep
+    still: list[tuple[str | None, int, int]] = [(None, 0, 0)]  # the sections around: anchor, values and depth so far
     for event in yaml.parse(text, _Loader):
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if depth > DEEPEST:
-            raise UserError(f"not valid YAML: over {DEEPEST} sections deep")
+        size, depth = 1, 0
+        if isinstance(event, CollectionStartEvent):
+            still.append((event.anchor, 1, 1))
+            if len(still) - 1 > SECTIONS:
+                raise UserError(f"not valid YAML: over {SECTIONS} sections deep")
+            continue
+        if isinstance(event, CollectionEndEvent):
+            anchor, size, depth = still.pop()
+            if anchor is not None:
+                known[anchor] = size, depth
+        elif isinstance(event, AliasEvent):
+            if event.anchor in {anchor for anchor, _, _ in still}:
+                raise UserError(f"not valid YAML: section '{event.anchor}' holds itself")
+            size, depth = known.get(event.anchor or "", (1, 0))
+        elif not isinstance(event, ScalarEvent):
+            continue
+        anchor, values, deepest = still[-1]
+        still[-1] = anchor, values + size, max(deepest, depth + 1)
+        if still[-1][1] > VALUES:
+            raise UserError(f"not valid YAML: over {VALUES:,} values, counted as often as aliases repeat them")
+        if len(still) - 1 + depth > SECTIONS:
+            raise UserError(f"not valid YAML: over {SECTIONS} sections deep")
 
 
 def _step(path: Path, name: Any, raw: Any) -> Step:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import model_validator
 from tyro.conf import arg
 
+from clpds.bounds import COUNTED, LAYERS, WIDTH
 from clpds.recipe.fields import (
     OPTIONAL,
     Amount,
@@ -65,6 +66,9 @@ USED_BY: dict[str, tuple[InitMethod, ...]] = {
     "lower": ("merge",),
     **dict.fromkeys(("helper", "tokenizer", "extend", "pad_to", "trilayer", "keep_head"), get_args(RowsMethod)),
 }
+
+# Sizes of the grown model beyond which it is a slip of the pen.
+MOST = {"depth": LAYERS, "new_layers": LAYERS, "heads": COUNTED, "width": WIDTH, "feed_forward": WIDTH}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +186,9 @@ class Init(Checked):
             raise ValueError(f"shrink does not fit here: {why}")
         if self.keep_head and not self.makes_trilayer:
             raise ValueError("keep_head is of TRILayer models; add trilayer or take method trelm")
+        for option, most in MOST.items():
+            if (getattr(self, option) or 0) > most:
+                raise ValueError(f"{option} is {getattr(self, option):,}, and no model has over {most:,}")
         if self.grows and self.method == "merge":
             raise ValueError("method merge does not grow; grow the model before its stages")
         if not self.grows and self.method == "grow":

@@ -1,6 +1,5 @@
 """`clpds report`: evaluations side by side on the screen and in one picture, or training runs in a page."""
 
-import json
 import math
 import sys
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from clpds import recipe
+from clpds.bounds import RECORD
 from clpds.errors import UserError
+from clpds.inside import read_json
 from clpds.output import makes_file
 from clpds.report.curves import Curves, draw, read_curves
 from clpds.report.runs import report_runs
@@ -49,7 +50,7 @@ def report(step: recipe.Report) -> None:
 def read_evaluation(label: str, path: Path) -> Evaluation:
     """One JSON file of `clpds eval`."""
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = read_json(path, RECORD)
         if document.get("objective") == "masked":
             raise UserError(f"{path} ({label}) is of a masked language model, which has no bits per byte to compare")
         values: dict[str, Any] = {name: kind(document[name]) for name, kind in FIELDS.items()}

@@ -16,8 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from clpds.bounds import RECORD
 from clpds.errors import UserError
 from clpds.folders.ours import SOFTWARE
+from clpds.inside import read_text
 from clpds.output import write_file
 
 # Of the palette of Okabe and Ito, told apart by every kind of colour vision, and in grey.
@@ -52,7 +54,7 @@ def read_curves(run: Path) -> Curves:
     """The curves in ``run/metrics.jsonl``; UserError where there are none."""
     path = run / "metrics.jsonl"
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in read_text(path, RECORD).splitlines()]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; run is the folder of a `clpds train`") from error
     except (ValueError, RecursionError) as error:

@@ -1,7 +1,6 @@
 """The DeepSpeed engine: its JSON completed from the stage, the model sliced over ranks, AdamW."""
 
 import copy
-import json
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,10 +12,12 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.integrations.deepspeed import prevent_arange_dtype_change
 
+from clpds.bounds import SETTINGS
 from clpds.checkpoint import Checkpoint, LazyTensor, anatomy
 from clpds.checkpoint.anatomy import own_parameters
 from clpds.checkpoint.safetensors import is_finite
 from clpds.errors import UserError
+from clpds.inside import read_json
 from clpds.recipe import Train
 from clpds.resources import find
 from clpds.training.group import agree, largest
@@ -30,7 +31,7 @@ def deepspeed_config(stage: Train, world_size: int) -> dict[str, Any]:
     """
     file = find("ds_configs", stage.deepspeed)
     try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        config: dict[str, Any] = read_json(file, SETTINGS)
         zero_stage(config)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid JSON: {error}") from error

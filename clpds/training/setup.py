@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, GenerationConfig
 
 from clpds import provenance
+from clpds.bounds import SETTINGS
 from clpds.checkpoint import Checkpoint, LazyTensor, anatomy, open_checkpoint, write_checkpoint
 from clpds.checkpoint.anatomy import model_class
 from clpds.checkpoint.task_head import with_classifier
@@ -17,7 +18,9 @@ from clpds.data.blocks import open_blocks
 from clpds.data.order import Mixture, Samples, require_alike
 from clpds.data.pairs import open_pairs
 from clpds.errors import UserError
+from clpds.inside import read_json
 from clpds.manifest import hash_files, write_manifest
+from clpds.model_counts import require_counts
 from clpds.models.encoder import longest
 from clpds.output import check_disk, new_folder, write_text
 from clpds.recipe import LANGUAGES, Corpus, Train
@@ -146,7 +149,10 @@ def _draw_fresh(stage: Train, inputs: Inputs, out: Path) -> None:
     tokenizer = load_tokenizer(inputs.tokenizer_folder)
     file = find("recipes", stage.model)
     try:
+        require_counts(read_json(file, SETTINGS))
         config = AutoConfig.from_pretrained(file, trust_remote_code=False)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
     except Exception as error:  # as in clpds.checkpoint.open
         raise UserError(f"{file} is no model config: {' '.join(str(error).split())}") from error
     config.get_text_config().vocab_size = rows_needed(tokenizer)

@@ -12,6 +12,7 @@ from pathlib import Path
 import thot.alignment as thot
 
 from clpds import recipe
+from clpds.bounds import LINE
 from clpds.errors import UserError
 from clpds.output import makes_file, write_file
 from clpds.progress import progress
@@ -20,7 +21,6 @@ from clpds.vocabulary.words import words
 Pair = tuple[str, str]
 ROUNDS = 5  # of expectation maximisation, fast_align's own number
 LONGEST = 200  # words: thot aligns no longer sentence
-LONGEST_LINE = 2**20  # bytes of a line, of words or of a sentence
 LINKS = 2  # how often two words must be aligned to be a translation
 
 
@@ -114,9 +114,9 @@ def translations(sentences: Sequence[Pair]) -> list[Pair]:
 def _lines(path: Path, *, blank: bool = False) -> Iterator[tuple[int, str]]:
     """Numbers, from 1, and texts of the lines; without the blank ones unless ``blank``."""
     with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
-            if len(line) > LONGEST_LINE:
-                raise UserError(f"{path}, line {number} is over {LONGEST_LINE:,} bytes long; is it a text file?")
+        for number, line in enumerate(iter(lambda: file.readline(LINE + 1), b""), 1):
+            if len(line) > LINE:
+                raise UserError(f"{path}, line {number} is over {LINE:,} bytes long; is it a text file?")
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:

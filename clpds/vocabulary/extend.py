@@ -16,6 +16,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from clpds.errors import UserError
-from clpds.tokenizer_files import TOKENIZER_FILES
+from clpds.tokenizer_files import tokenizer_files
 from clpds.vocabulary.pieces import Piece, pieces, respelling
 from clpds.vocabulary.tokenizer import backend, declare_class, rows_needed
 
@@ -75,8 +76,8 @@ def extend(source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase, ids
 
 def save_extended(extension: Extension, source: Path, folder: Path) -> None:
     """Write the tokenizer files of ``source`` into ``folder`` with the vocabulary of ``extension``."""
-    for pattern in TOKENIZER_FILES:
-        for file in source.glob(pattern) if pattern not in SLOW_FILES else ():
+    for file in tokenizer_files(source):
+        if not any(fnmatchcase(file.name, pattern) for pattern in SLOW_FILES):
             shutil.copyfile(file, folder / file.name)
     text = json.dumps(extension.pipeline, ensure_ascii=False, indent=2)
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clpds.bounds import UNPACKED
 from clpds.errors import UserError
 from clpds.progress import progress
 
@@ -130,6 +131,12 @@ def _read_text(file: Path, limit: int | None) -> StaticEmbeddings:
         raise UserError(
             f"{file} is no word embeddings: expected a fastText .bin, or text whose first line is the number "
             "of words and the dimension"
+        )
+    words, dimension = map(int, header)
+    # A number takes a digit and a space; gensim makes the table before it reads them.
+    if 2 * words * dimension > file.stat().st_size * (UNPACKED if file.suffix == ".gz" else 1):
+        raise UserError(
+            f"{file} is cut short: its first line promises {words:,} words of {dimension:,} numbers; download it again"
         )
     vectors = KeyedVectors.load_word2vec_format(str(file), binary=False, limit=limit, unicode_errors="replace")
     counts = 1 / torch.arange(1, len(vectors.index_to_key) + 1, dtype=torch.float64)

@@ -9,9 +9,11 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from clpds.bounds import SETTINGS
 from clpds.errors import UserError
+from clpds.inside import read_json
 from clpds.output import write_text
-from clpds.tokenizer_files import copy_tokenizer, has_tokenizer
+from clpds.tokenizer_files import copy_tokenizer, has_tokenizer, require_small_files
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -25,6 +27,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise UserError(f"{folder} does not exist; expected a folder with tokenizer files")
     if not has_tokenizer(folder):
         raise UserError(f"{folder} has no tokenizer; expected tokenizer.json or the vocabulary that it is made from")
+    require_small_files(folder)
     file = folder / "tokenizer.json"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -118,7 +121,7 @@ def misread(folder: Path) -> str | None:
 
 def declare_class(config: Path) -> None:
     """Name the class in ``tokenizer_config.json`` as transformers 4 and 5 both know it; 5 writes one that 4 refuses."""
-    document = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    document = read_json(config, SETTINGS) if config.is_file() else {}
     document["tokenizer_class"] = "PreTrainedTokenizerFast"
     write_text(config, json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
 

@@ -193,7 +193,7 @@ ROWS = [
     Row(
         "GGUF that is none",
         "convert x.gguf out",
-        "x.gguf: transformers cannot read this GGUF file",
+        "x.gguf is no whole GGUF file",
         (write("x.gguf", b"GGUF" + bytes(60)),),
     ),
     Row("GGUF that is none, to look at", "inspect x.gguf", "x.gguf", (write("x.gguf", b"GGUF" + b"\xff" * 60),)),

@@ -38,7 +38,7 @@ ROWS = [
     Row(
         "embeddings cut short",
         WECHSEL,
-        "de.vec is no word embeddings that can be read",
+        "de.vec is cut short: its first line promises 9 words of 2 numbers",
         (write("de.vec", "9 2\nund 1 2\n"),),
     ),
     Row(

@@ -49,10 +49,15 @@ ROWS = [
     Row(
         "recipe whose aliases multiply",
         RUN,
-        "r.yaml: unknown key 'a0'",
+        "r.yaml is not valid YAML: over 100,000 values",
         (write("r.yaml", LAUGHS + "steps: {t: {verb: train}}"),),
     ),
-    Row("value whose aliases multiply", RUN, "'t.input.0': Input is not a valid path", (write("r.yaml", LAUGHING),)),
+    Row(
+        "value whose aliases multiply",
+        RUN,
+        "r.yaml is not valid YAML: over 100,000 values",
+        (write("r.yaml", LAUGHING),),
+    ),
     Row(
         "two steps of one name",
         RUN,

@@ -39,7 +39,7 @@ def folder(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = tmp_path / "here"
     shutil.copytree(good, copy)
     monkeypatch.chdir(copy)
-    monkeypatch.setattr("clpds.data.read.LONGEST", 2000)
+    monkeypatch.setattr("clpds.data.read.DOCUMENT", 2000)
     for name, value in ALONE.items():
         monkeypatch.setenv(name, value)
     return copy
