@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from clpds.errors import UserError
 from clpds.inside import require_inside
+from clpds.refusals import require_given
 
 T = TypeVar("T")
 # Of a kind: the name that torch and config.json have for it, and the bytes of an element. In the order in which the
@@ -57,6 +58,7 @@ def read_header(file: Path) -> dict[str, Entry]:
             for name, entry in header.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        require_given(file, error)
         raise UserError(f"{file} is truncated or damaged (its header cannot be read); download it again") from error
     placed = {}
     end = 0
@@ -121,7 +123,8 @@ def _weight_map(listing: Path) -> dict[str, str]:
     try:
         weight_map: dict[str, str] = json.loads(listing.read_text(encoding="utf-8"))["weight_map"]
         files = sorted({str(file) for file in weight_map.values()})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        require_given(listing, error)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{listing} is no valid index ({reason}); download it again") from error
     require_inside(listing, *files)

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from clpds.errors import UserError
 from clpds.output import made_folder
+from clpds.refusals import require_given
 from launcher.slurm import in_queue
 
 FILE = "job.json"
@@ -104,5 +105,6 @@ def read_owner(run: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, RecursionError) as error:
+        require_given(run / FILE, error)
         raise UserError(f"{run / FILE} cannot be read ({error}); remove it if no job uses the folder") from error
     return document

@@ -28,6 +28,7 @@ from clpds.checkpoint.safetensors import read_safetensors
 from clpds.errors import UserError
 from clpds.headers import SAFETENSORS, read_shards
 from clpds.progress import progress
+from clpds.refusals import require_given
 from clpds.tokenizer_files import TOKENIZER_FILES, has_tokenizer
 
 
@@ -85,6 +86,7 @@ def _read_config(folder: Path) -> tuple[PretrainedConfig, Anatomy]:
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     except Exception as error:  # whatever a model class makes of values that do not fit together
+        require_given(file, error)
         raise UserError(f"{file} describes no model that transformers can build: {_one_line(error)}") from error
 
 
@@ -95,6 +97,7 @@ def _read_generation_config(folder: Path) -> GenerationConfig | None:
     try:
         return GenerationConfig.from_pretrained(folder)
     except (ValueError, TypeError, OSError) as error:
+        require_given(file, error)
         raise UserError(f"{file} cannot be read ({_one_line(error)}); mend or remove it") from error
 
 
@@ -115,6 +118,7 @@ def _read_bin(file: Path) -> dict[str, LazyTensor]:
     except pickle.UnpicklingError as error:
         raise UserError(f"{file} is damaged or holds more than tensors, and code from files is not run") from error
     except Exception as error:  # torch's reader checks little, so damage shows as any error
+        require_given(file, error)
         raise UserError(f"{file} is truncated or damaged ({_one_line(error)}); download it again") from error
     # Tied tensors are one storage under two names: one LazyTensor says that they are equal.
     lazy = {_place(tensor): LazyTensor.of(tensor, str(file)) for tensor in tensors.values()}
@@ -141,6 +145,7 @@ def _open_gguf(file: Path) -> Checkpoint:
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
             advance(1)
     except Exception as error:  # the readers check little, so damage shows as any error
+        require_given(file, error)
         raise UserError(f"{file}: transformers cannot read this GGUF file: {_one_line(error)}") from error
     config = model.config
     if hasattr(config, "quantization_config"):

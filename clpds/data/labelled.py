@@ -20,6 +20,8 @@ from clpds.data.read import OPENERS, check_input
 from clpds.data.tokenise import SPLITS, is_held_out
 from clpds.errors import UserError
 from clpds.output import new_folder
+from clpds.refusals import require_given
+from clpds.vocabulary.panics import no_panic
 from clpds.vocabulary.tokenizer import ends_of, rows_needed, save_copy
 
 LONGEST_LINE = 64 * 2**20  # bytes of a line of JSONL
@@ -96,6 +98,7 @@ def _read(path: Path) -> pa.Table:
         if name.endswith(".parquet"):
             return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
+        require_given(path, error)
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     raise UserError(f"{path}: labelled texts are read from .jsonl, .json or .parquet files")
 
@@ -110,7 +113,8 @@ def encode(
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    encodings = backend.encode_batch(found.texts, add_special_tokens=False)
+    with no_panic(tokenizer.name_or_path):
+        encodings = backend.encode_batch(found.texts, add_special_tokens=False)
     ids = np.full((len(encodings), length), padding, dtype)
     ends = np.empty(len(encodings), np.int32)
     for number, encoding in enumerate(encodings):

@@ -41,13 +41,14 @@ def evaluate(step: recipe.Eval) -> None:
     checkpoint = open_model(step.model)
     numbers = measure_task(step, checkpoint) if step.task else measure(step, checkpoint)
     text = json.dumps(numbers, indent=2, ensure_ascii=False) + "\n"
-    if step.out is not None:
-        step.out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(step.out, text)
     if step.json:
         sys.stdout.write(text)
     else:
         (show_task if step.task else _show)(numbers)
+    if step.out is not None:  # last: a full disk does not cost the numbers
+        sys.stdout.flush()
+        step.out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(step.out, text)
 
 
 def measure(step: recipe.Eval, checkpoint: Checkpoint) -> dict[str, Any]:

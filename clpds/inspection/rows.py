@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clpds.errors import UserError
+from clpds.refusals import require_given
 
 Rows = list[tuple[str, str]]
 
@@ -24,5 +25,6 @@ def read_json(path: Path) -> dict[str, Any]:
         if not isinstance(document, dict):
             raise ValueError("it is no JSON object")
     except (OSError, ValueError, RecursionError) as error:
+        require_given(path, error)
         raise UserError(f"{path} cannot be read: {error}") from error
     return document

@@ -16,6 +16,7 @@ from clpds.planning.gguf_header import gguf_config
 from clpds.planning.size import FAMILIES
 from clpds.recipe import Convert, Data, Init, Pairs, Recipe, Step, Tokenizer, Train
 from clpds.recipe.transfer import RowsMethod
+from clpds.refusals import require_given
 from clpds.resources import find
 
 DEPTH = "num_hidden_layers"
@@ -195,6 +196,7 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
+        require_given(file, error)
         raise UserError(f"{file} cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(document, dict):
         raise UserError(f"{file} holds no JSON object")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from clpds.errors import UserError
+from clpds.refusals import require_given
 
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -61,6 +62,7 @@ def read_header(file: Path) -> Header:
         with file.open("rb") as source:
             return _read(source)
     except (OSError, struct.error, ValueError, KeyError, UnicodeDecodeError) as error:
+        require_given(file, error)
         raise _not_whole(file, error) from error
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clpds.errors import UserError
+from clpds.refusals import require_given
 
 Device = Literal["none", "cpu", "nvme"]
 _BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
@@ -52,6 +53,7 @@ def read_zero(file: Path) -> Zero:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
+        require_given(file, error)
         raise UserError(f"{file} is not valid JSON: {' '.join(str(error).split())}") from error
     zero = document.get("zero_optimization") if isinstance(document, dict) else None
     if not isinstance(zero, dict) or zero.get("stage") not in (1, 2, 3):

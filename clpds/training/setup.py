@@ -22,6 +22,7 @@ from clpds.models.encoder import longest
 from clpds.output import check_disk, new_folder, write_text
 from clpds.recipe import LANGUAGES, Corpus, Train
 from clpds.recipe.training import USED_BY_OBJECTIVE
+from clpds.refusals import require_given
 from clpds.resources import find
 from clpds.run_folder import write_state
 from clpds.tokenizer_files import copy_tokenizer
@@ -148,6 +149,7 @@ def _draw_fresh(stage: Train, inputs: Inputs, out: Path) -> None:
     try:
         config = AutoConfig.from_pretrained(file, trust_remote_code=False)
     except Exception as error:  # as in clpds.checkpoint.open
+        require_given(file, error)
         raise UserError(f"{file} is no model config: {' '.join(str(error).split())}") from error
     config.get_text_config().vocab_size = rows_needed(tokenizer)
     for name, number in special_ids(tokenizer).items():

@@ -11,7 +11,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from clpds.errors import UserError
 from clpds.output import write_text
+from clpds.refusals import require_given
 from clpds.tokenizer_files import copy_tokenizer, has_tokenizer
+from clpds.vocabulary.panics import no_panic
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -27,13 +29,17 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise UserError(f"{folder} has no tokenizer; expected tokenizer.json or the vocabulary that it is made from")
     file = folder / "tokenizer.json"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        if file.is_file() and type(tokenizer) is not PreTrainedTokenizerFast:
-            known = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
-            # Old folders leave their special tokens to the class, which may also name some of its own.
-            roles = {role: token for role, token in tokenizer.special_tokens_map.items() if token in known}
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **roles)
+        with no_panic(folder):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            if file.is_file() and type(tokenizer) is not PreTrainedTokenizerFast:
+                known = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
+                # Old folders leave their special tokens to the class, which may also name some of its own.
+                roles = {role: token for role, token in tokenizer.special_tokens_map.items() if token in known}
+                tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **roles)
+    except UserError:
+        raise
     except Exception as error:  # the library tokenizers raises Exception itself
+        require_given(folder, error)
         raise UserError(
             f"{folder} holds a tokenizer that transformers cannot open: {' '.join(str(error).split())}"
         ) from error
