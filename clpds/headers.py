@@ -129,6 +129,11 @@ def _weight_map(listing: Path) -> dict[str, str]:
         raise UserError(f"{listing} is no valid index ({reason}); download it again") from error
     require_inside(listing, *files)
     for file in files:
-        if not (listing.parent / file).is_file():
+        try:
+            there = (listing.parent / file).is_file()
+        except OSError as error:
+            require_given(listing.parent / file, error)
+            raise
+        if not there:
             raise UserError(f"{listing.parent / file} is missing, but {listing.name} names it; download it again")
     return weight_map

@@ -37,8 +37,7 @@ def guarded_streams(*, rank: bool) -> Iterator[None]:
     if sys.stdout is sys.__stdout__:  # else a caller keeps what is printed
         sys.stdout, outlet = _guarded(sys.stdout, 1)
     if sys.stderr is sys.__stderr__:
-        # A number of its own: 2 is for native code, whose words may have to be kept back.
-        sys.stderr, _ = _guarded(sys.stderr, os.dup(2))
+        sys.stderr, _ = _guarded(sys.stderr, 2)
     try:
         yield
     except SystemExit as leaving:  # after --help too

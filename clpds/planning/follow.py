@@ -12,6 +12,7 @@ from typing import Any, get_args
 from clpds import provenance
 from clpds.errors import UserError
 from clpds.planning.encoders import CLASSIFYING
+from clpds.planning.fields import check_config, whole
 from clpds.planning.gguf_header import gguf_config
 from clpds.planning.size import FAMILIES
 from clpds.recipe import Convert, Data, Init, Pairs, Recipe, Step, Tokenizer, Train
@@ -25,7 +26,7 @@ DEPTH = "num_hidden_layers"
 def stage_config(recipe: Recipe, stage: Train) -> dict[str, Any]:
     """What config.json of the stage's model says or will say; UserError that names what to fetch."""
     if stage.model.suffix == ".json":
-        config = _json(find("recipes", stage.model)) | {"vocab_size": data_vocabulary(recipe, stage)}
+        config = _config(find("recipes", stage.model)) | {"vocab_size": data_vocabulary(recipe, stage)}
     else:
         config = model_config(recipe, stage.model)
     return _classifier(config, stage) if stage.objective == "classification" else config
@@ -34,7 +35,7 @@ def stage_config(recipe: Recipe, stage: Train) -> dict[str, Any]:
 def model_config(recipe: Recipe, model: Path) -> dict[str, Any]:
     """The config of a folder, a GGUF file, a hub id that was downloaded before, or the output of a step."""
     if (model / "config.json").is_file():
-        return _json(model / "config.json")
+        return _config(model / "config.json")
     if model.suffix == ".gguf" and model.is_file():
         return gguf_config(model)
     match _maker(recipe, model):
@@ -47,7 +48,7 @@ def model_config(recipe: Recipe, model: Path) -> dict[str, Any]:
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(model)) and not model.exists():
         cached = _cached(str(model), "config.json")
         if cached:
-            return _json(cached)
+            return _config(cached)
     raise UserError(
         f"{model} is not there and no step of {recipe.path} makes it; fetch it first, "
         "or name a config.json as the stage's model"
@@ -117,7 +118,10 @@ def sequence_length(recipe: Recipe, stage: Train) -> int:
     folder = next(iter(stage.data.values())).path
     record = provenance.read(folder) if folder.is_dir() else None
     if record and record.get("verb") in ("data", "pairs"):
-        return int(record["parameters"]["sequence_length"])
+        parameters, file = record.get("parameters"), folder / provenance.FILE
+        return whole(
+            parameters.get("sequence_length") if isinstance(parameters, dict) else None, "sequence_length", file
+        )
     step = _maker(recipe, folder)
     if not isinstance(step, Data | Pairs):
         raise UserError(f"{folder} is no data folder and no step of {recipe.path} makes it; write it with `clpds data`")
@@ -143,7 +147,11 @@ def _grown(config: dict[str, Any], step: Init) -> dict[str, Any]:
     from clpds.transfer.growth.plan import plan
     from clpds.transfer.growth.step import growth_of
 
-    grown: dict[str, Any] = plan(AutoConfig.for_model(**config), growth_of(step)).config.to_dict()
+    try:
+        source = AutoConfig.for_model(**config)
+    except Exception as error:  # whatever a config class makes of values that do not fit together
+        raise UserError(f"{step.source}: {' '.join(str(error).split())}") from error
+    grown: dict[str, Any] = plan(source, growth_of(step)).config.to_dict()
     return grown
 
 
@@ -156,7 +164,11 @@ def _classifier(config: dict[str, Any], stage: Train) -> dict[str, Any]:
     info = next(iter(stage.data.values())).path / "train" / "dataset_info.json"
     if not info.is_file():
         return config
-    names = _json(info).get("features", {}).get("label", {}).get("names", ())
+    names: Any = _json(info)
+    for key in ("features", "label", "names"):
+        names = names.get(key) if isinstance(names, dict) else None
+    if not isinstance(names, list):
+        raise UserError(f"{info} names no classes; write the data again")
     return config | {"id2label": dict(enumerate(names))}
 
 
@@ -172,11 +184,17 @@ def _maker(recipe: Recipe, path: Path) -> Step | None:
 def _rows(file: Path) -> int:
     """The largest id + 1, which is more than the tokens where ids have holes."""
     document = _json(file)
-    held = document.get("model", {}).get("vocab", {})
-    ids = list(held.values()) if isinstance(held, dict) else list(range(len(held)))
-    ids += [token["id"] for token in document.get("added_tokens", [])]
+    try:
+        held = (document.get("model") or {}).get("vocab") or {}
+        ids = list(held.values()) if isinstance(held, dict) else list(range(len(held)))
+        ids += [token["id"] for token in document.get("added_tokens") or []]
+    except (AttributeError, TypeError, KeyError) as error:
+        raise UserError(f"{file} is no tokenizer as the library tokenizers writes it ({error!r})") from error
     if not ids:
         raise UserError(f"{file} has no tokens")
+    wrong = [id_ for id_ in ids if type(id_) is not int or id_ < 0]
+    if wrong:
+        raise UserError(f"{file} has a token whose id is {wrong[0]!r}; expected a whole number")
     return int(max(ids)) + 1
 
 
@@ -190,6 +208,12 @@ def _cached(name: str, file: str) -> Path | None:
     except HFValidationError:
         return None
     return Path(found) if isinstance(found, str) else None
+
+
+def _config(file: Path) -> dict[str, Any]:
+    config = _json(file)
+    check_config(config, file)
+    return config
 
 
 def _json(file: Path) -> dict[str, Any]:

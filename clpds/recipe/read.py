@@ -20,7 +20,7 @@ from clpds.recipe.steps import VERBS, Step, verb_of
 from clpds.recipe.training import Train
 from clpds.resources import find
 
-STEP = re.compile(r"(?!-)[^/.=\s]+")  # a word of a command line, and of section.key=value
+STEP = re.compile(r"(?!-)[^/.=\s\x00-\x1f\x7f-\x9f]+")  # a word of a command line, and of section.key=value
 DEEPEST = 50  # sections in one another, of which a recipe has five
 
 
@@ -151,7 +151,7 @@ def _require_shallow(text: str) -> None:
 def _step(path: Path, name: Any, raw: Any) -> Step:
     if not isinstance(name, str):
         raise UserError(f"{path}: the step name {name!r} is no text to YAML; put it in quotes")
-    if not STEP.fullmatch(name) or not name.isprintable():
+    if not STEP.fullmatch(name):
         raise UserError(f"{path}: {name!r} cannot be a step's name: it is empty, begins with - or has / . = or a space")
     verb = raw.get("verb") if isinstance(raw, dict) else None
     if verb is None:

@@ -13,7 +13,7 @@ from clpds.errors import UserError
 def no_panic(tokenizer: Path | str) -> Iterator[None]:
     """Around calls of the library tokenizers: UserError where its Rust code panics, as at a regex that tries too long.
 
-    Rust writes of a panic to stderr by itself, so what native code writes there meanwhile is kept back and given out
+    Rust writes of a panic to stderr by itself, so what is written there meanwhile is kept back and given out
     afterwards, unless it was a panic. For the main thread: stderr is the process's.
     """
     kept, stderr = os.memfd_create("stderr"), os.dup(2)
