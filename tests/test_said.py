@@ -59,7 +59,6 @@ READERS = [
     ("eval model --data data", "data/validation/state.json"),
     ("eval model --data data", "data/provenance.json"),
     (f"{DATA} de.txt --workers 1", "de.txt"),
-    (f"{DATA} de.txt --workers 1", "tokenizer/tokenizer.json"),
     ("tokenizer --vocab-size 300 --out out --input de.txt", "de.txt"),
     ("plan r.yaml --gpu cpu", "model/config.json"),
     ("plan r.yaml --gpu cpu", "r.yaml"),
@@ -72,6 +71,17 @@ READERS = [
 ]  # fmt: skip
 
 
+REFUSED: dict[str, int] = {}
+HOOKED: list[bool] = []
+
+
+def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    if REFUSED and event == "open" and isinstance(arguments[0], str):
+        code = REFUSED.get(os.path.realpath(arguments[0]))
+        if code is not None:
+            raise OSError(code, os.strerror(code), arguments[0])
+
+
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
 @pytest.mark.parametrize(("command", "name"), READERS)
 def test_what_the_system_refuses_is_not_called_damaged(
@@ -80,26 +90,42 @@ def test_what_the_system_refuses_is_not_called_damaged(
     """Python's own calls of open are refused for the file: the tests may run as root, whom nothing is refused."""
     (folder / "old" / "state.json").write_text('{"state": "training"}')
     (folder / "d.txt").write_text("und\tand\n")
-    refused = os.path.realpath(folder / name)
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if active and event == "open" and isinstance(arguments[0], str) and os.path.realpath(arguments[0]) == refused:
-            raise OSError(code, os.strerror(code), arguments[0])
-
-    active = [True]
-    sys.addaudithook(hook)
+    if not HOOKED:
+        sys.addaudithook(refuse)  # it stays
+        HOOKED.append(True)
+    REFUSED[os.path.realpath(folder / name)] = code
     try:
         status = call(monkeypatch, *shlex.split(command))
     finally:
-        active.clear()
+        REFUSED.clear()
     err = capfd.readouterr().err
-    if name == "tokenizer/tokenizer.json":
-        pytest.skip("opened by Rust, past Python")
     check(Row("", command, os.strerror(code)), status, err)
     assert Path(name).name in err
     assert "damaged" not in err
     assert "again" not in err
     assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (f"{DATA} de.txt --workers 1", "tokenizer/tokenizer.json"),
+        ("inspect model --token Gott --source english", "english"),
+        ("convert sharded out", "sharded"),
+        ("eval model --data data", "data/validation"),
+    ],
+)
+def test_files_that_rust_opens_and_folders(command: str, name: str, folder: Path) -> None:
+    """Without its capabilities root is an owner like others, and the file may not be read."""
+    drop = "setpriv --inh-caps=-all --bounding-set=-all"
+    if in_a_process(f"{drop} true", folder).returncode:
+        pytest.skip("capabilities cannot be dropped here")
+    (folder / name).chmod(0)
+    done = in_a_process(f"{drop} clpds {command}", folder)
+    (folder / name).chmod(0o755)
+    check(Row("", command, "Permission denied"), done.returncode, done.stderr)
+    assert name in done.stderr
+    assert "damaged" not in done.stderr
 
 
 def test_status_says_why_checkpoints_cannot_be_read(
@@ -251,7 +277,7 @@ def test_any_width_of_the_screen(columns: str, tmp_path: Path) -> None:
     assert len(done.stdout) < 10_000
 
 
-@pytest.mark.parametrize("megabytes", [600, 1200, 2500])
+@pytest.mark.parametrize("megabytes", [600, 1500])
 def test_want_of_memory_is_one_line(megabytes: int, folder: Path) -> None:
     """Wherever it strikes: while libraries are imported, when threads start, at a tensor; or there is enough."""
     done = in_a_process(f"ulimit -v {megabytes * 1000}; clpds convert model out", folder)
@@ -294,7 +320,7 @@ def named(name: str) -> Callable[[int], bool]:
 @pytest.mark.parametrize("victim", ["worker", "forkserver"])
 def test_a_killed_worker_is_told_and_the_same_command_goes_on(victim: str, folder: Path) -> None:
     lines = (folder / "de.txt").read_text()
-    (folder / "de.txt").write_text(lines * 6000)
+    (folder / "de.txt").write_text(lines * 2400)
     command = [sys.executable, "-m", "clpds", *f"{DATA} de.txt --workers 2 --validation-fraction 0".split()]
     process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 100
@@ -307,7 +333,11 @@ def test_a_killed_worker_is_told_and_the_same_command_goes_on(victim: str, folde
         time.sleep(0.01)
     _, err = process.communicate(timeout=100)
     if victim == "worker" or process.returncode:
-        check(Row("", "data", "was killed, probably because memory was short"), process.returncode, err)
+        check(
+            Row("", "data", "was killed, probably because memory was short"),
+            process.returncode,
+            err.splitlines(keepends=True)[-1],
+        )
         before = {file.name for file in folder.glob("*work*/chunk-*.npz")}
         assert before
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)

@@ -48,6 +48,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"{folder} holds a {type(tokenizer).__name__}, which transformers cannot convert to a fast tokenizer; "
             "save it with a tokenizer.json"
         )
+    ids = token_ids(tokenizer).values()
+    if len(ids) > 1 and len(set(ids)) == 1:  # single ids may stand twice, for an added token's second spelling
+        raise UserError(f"{folder}: all {len(ids):,} tokens have the same id; fetch the tokenizer again")
     return tokenizer
 
 
