@@ -5,6 +5,7 @@ import importlib
 import logging
 import os
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,12 +19,15 @@ from pydantic import Field
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from clpds import __version__, recipe
-from clpds.errors import DEBUG, UserError, complain, said
+from clpds.ending import one_line
+from clpds.errors import DEBUG
 from clpds.recipe import Count, MaybeCount, MaybePath, MaybeText, NotNegative, VocabularyMethod
+from clpds.standard_streams import guarded_streams
 
 Speed = Annotated[float, Field(gt=0)]
 # Texts; not tuple[str, ...], for which tyro imports typeguard, 40 ms of 300.
 Overrides = Annotated[Positional[tuple], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")]  # type: ignore[type-arg]
+WIDTHS = 40, 1000  # of the screen: tyro hangs in a narrower one, and a table is padded to whatever it is said to be
 OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)+=")
 
 
@@ -195,11 +199,19 @@ def main() -> None:
     ``--debug``, anywhere, puts the traceback above that line.
     """
     words = [word for word in sys.argv[1:] if word != "--debug"]
+    with guarded_streams(rank=words[:1] in (["train"], ["preflight"])):
+        _do(words)
+
+
+def _do(words: list[str]) -> None:
     if words == ["--version"]:
         sys.stdout.write(f"clpds {__version__}\n")
         return
     if len(words) < len(sys.argv) - 1:
         os.environ[DEBUG] = "1"
+    width = shutil.get_terminal_size().columns
+    if not WIDTHS[0] <= width <= WIDTHS[1] or "COLUMNS" in os.environ:
+        os.environ["COLUMNS"] = str(min(max(width, WIDTHS[0]), WIDTHS[1]))
     # Looking for plugins of pydantic reads what every installed package says of itself: 15 ms.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     options = tyro.extras.subcommand_cli_from_dict(
@@ -211,18 +223,9 @@ def main() -> None:
         config=(FlagCreatePairsOff,),
     )
     verb = next(verb for verb, (kind, _) in VERBS.items() if kind is type(options))
-    try:
+    with one_line(verb):
         recipe.checked(type(options), vars(options))
         room(verb)(options)
-    except UserError as error:
-        complain(verb, error)
-        sys.exit(2)
-    except OSError as error:
-        complain(verb, UserError(said(error)))
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write(f"clpds {verb}: interrupted; the same command goes on or starts again\n")
-        sys.exit(130)
 
 
 def _with_overrides_together(words: list[str]) -> list[str]:
@@ -268,6 +271,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if not os.environ.get(DEBUG):
+        os.environ["RUST_BACKTRACE"] = "0"
     logging.getLogger("DeepSpeed").addFilter(_is_error)  # it sets its own level when it is imported
     logging.getLogger("gensim").setLevel(logging.ERROR)
     for category in (FutureWarning, DeprecationWarning):

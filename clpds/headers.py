@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from clpds.bounds import HEADER
 from clpds.errors import UserError
 from clpds.inside import read_json, require_inside
+from clpds.refusals import require_given
 
 T = TypeVar("T")
 # Of a kind: the name that torch and config.json have for it, and the bytes of an element. In the order in which the
@@ -58,6 +59,7 @@ def read_header(file: Path) -> dict[str, Entry]:
             for name, entry in header.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        require_given(file, error)
         raise UserError(f"{file} is truncated or damaged (its header cannot be read); download it again") from error
     placed = {}
     end = 0
@@ -121,11 +123,17 @@ def _weight_map(listing: Path) -> dict[str, str]:
     try:
         weight_map: dict[str, str] = read_json(listing, HEADER)["weight_map"]
         files = sorted({str(file) for file in weight_map.values()})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        require_given(listing, error)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{listing} is no valid index ({reason}); download it again") from error
     require_inside(listing, *files)
     for file in files:
-        if not (listing.parent / file).is_file():
+        try:
+            there = (listing.parent / file).is_file()
+        except OSError as error:
+            require_given(listing.parent / file, error)
+            raise
+        if not there:
             raise UserError(f"{listing.parent / file} is missing, but {listing.name} names it; download it again")
     return weight_map

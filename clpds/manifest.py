@@ -14,6 +14,7 @@ from clpds.errors import UserError
 from clpds.inside import read_json, require_inside
 from clpds.output import write_text
 from clpds.progress import progress
+from clpds.refusals import require_given
 
 FILE = "manifest.json"
 CHUNK = 2**20  # bytes read at once
@@ -34,7 +35,8 @@ def check_manifest(folder: Path, *, deep: bool, part: tuple[int, int] = (0, 1)) 
     """What is wrong with the files that the manifest names, a phrase each; empty when all is well.
 
     Compares sizes, and with ``deep`` hashes too (every byte is read). Of ``part`` (k, n) is every n-th file, from
-    number k. Raises UserError where there is no manifest or it cannot be read.
+    number k. Raises UserError where there is no manifest or it is none, UnreadableError where the
+    system does not give it.
     """
     path = folder / FILE
     try:
@@ -44,6 +46,7 @@ def check_manifest(folder: Path, *, deep: bool, part: tuple[int, int] = (0, 1)) 
     except FileNotFoundError:
         raise UserError(f"{folder} has no {FILE}: it was never completely written") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        require_given(path, error)
         raise UserError(f"{path} is no valid manifest ({type(error).__name__}: {error})") from error
     require_inside(path, *files)
     problems, right = [], {}

@@ -204,7 +204,7 @@ def replace_folder(new: Path, out: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file of a folder of ours atomically: readers see the old text or the new, never a part."""
     partial = path.with_name(f"{path.name}.clpds-partial")
-    with naming(path), partial.open("w", encoding="utf-8") as file:
+    with naming(path), _unless_written(partial), partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -228,4 +228,14 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
+def _unless_written(partial: Path) -> Iterator[None]:
+    """Remove ``partial`` where it could not be written whole."""
+    try:
+        yield
+    except BaseException:
+        partial.unlink(missing_ok=True)
         raise

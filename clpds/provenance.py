@@ -16,6 +16,7 @@ from clpds.folders.claim import held
 from clpds.folders.ours import RECORD
 from clpds.progress import progress
 from clpds.recipe import Step, verb_of
+from clpds.refusals import require_given
 from clpds.sharing import ALONE, World, share_out
 
 FILE = RECORD
@@ -52,7 +53,8 @@ def record(
             **facts,
             "files": _below(folder, hashes),
         }
-        (folder / FILE).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        (folder / FILE).write_bytes(text.encode("utf-8", "backslashreplace"))  # a name may not be UTF-8
 
     world.on_first(write)
 
@@ -82,6 +84,7 @@ def read(folder: Path) -> dict[str, Any] | None:
         if not isinstance(document, dict):
             raise ValueError("no mapping")
     except (ValueError, OSError, RecursionError) as error:
+        require_given(path, error)
         raise UserError(f"{path} is not readable JSON ({error}); make the folder again") from error
     return document
 

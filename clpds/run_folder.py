@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clpds.bounds import POINTER, RECORD
-from clpds.errors import UserError
+from clpds.errors import UnreadableError, UserError
 from clpds.inside import read_json, read_text
 from clpds.manifest import check_manifest
 from clpds.output import write_text
+from clpds.refusals import require_given
 
 LATEST = "latest"
 TRAINER = "trainer.json"
@@ -58,6 +59,7 @@ def read_state(run: Path) -> State | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, RecursionError) as error:
+        require_given(path, error)
         raise UserError(f"{path} cannot be read ({error}); remove it") from error
 
 
@@ -83,8 +85,18 @@ def take_stop(run: Path) -> bool:
 
 
 def whole_checkpoints(run: Path) -> list[Path]:
-    """The run's complete checkpoints, oldest first."""
-    folders = (run / "checkpoints").glob("step-*")
+    """The run's complete checkpoints, oldest first.
+
+    Raises UnreadableError for one that the system does not let us read: it may be whole.
+    """
+    parent = run / "checkpoints"
+    try:
+        folders = list(parent.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        require_given(parent, error)
+        raise
     return sorted(folder for folder in folders if re.fullmatch(r"step-\d{8}", folder.name) and not problems(folder))
 
 
@@ -96,6 +108,7 @@ def read_trainer(checkpoint: Path) -> dict[str, Any]:
         if not isinstance(document["step"], int):
             raise ValueError("no step")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        require_given(path, error)
         raise UserError(f"{path} cannot be read ({error}); remove {checkpoint} to use the one before") from error
     return document
 
@@ -126,8 +139,13 @@ def saved_step(run: Path) -> int:
 
 
 def problems(checkpoint: Path) -> list[str]:
-    """Why the checkpoint is not whole, by the names and sizes of its files; empty where it is."""
+    """Why the checkpoint is not whole, by the names and sizes of its files; empty where it is. Or UnreadableError."""
     try:
         return check_manifest(checkpoint, deep=False)
+    except UnreadableError:
+        raise
+    except OSError as error:
+        require_given(checkpoint, error)
+        raise
     except UserError as error:
         return [str(error)]

@@ -16,6 +16,7 @@ from typing import IO, Any
 from clpds.errors import UserError
 from clpds.folders.claim import made_parents
 from clpds.folders.ours import is_run, require_run_folder
+from clpds.refusals import require_given
 from clpds.run_folder import write_state
 from launcher.slurm import in_queue
 
@@ -122,5 +123,6 @@ def read_owner(run: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, RecursionError) as error:
+        require_given(run / FILE, error)
         raise UserError(f"{run / FILE} cannot be read ({error}); remove it if no job uses the folder") from error
     return document

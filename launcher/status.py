@@ -15,8 +15,9 @@ from rich.table import Table
 from clpds import manifest
 from clpds.bounds import RECORD
 from clpds.cli import Status
-from clpds.errors import UserError
+from clpds.errors import UnreadableError, UserError
 from clpds.inside import read_json, read_text
+from clpds.refusals import require_given
 from clpds.run_folder import METRICS, STAGE, State, read_state, read_trainer, whole_checkpoints
 from launcher.owner import read_owner
 from launcher.slurm import in_queue, job_state
@@ -75,7 +76,11 @@ def _progress(run: Path, state: State | None) -> Iterator[tuple[str, str]]:
 
 
 def _checkpoints(run: Path) -> Iterator[tuple[str, str]]:
-    whole = whole_checkpoints(run)
+    try:
+        whole = whole_checkpoints(run)
+    except UnreadableError as error:
+        yield "checkpoint", str(error)
+        return
     if not whole:
         yield "checkpoint", "none yet"
         return
@@ -122,6 +127,7 @@ def _read(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
+        require_given(path, error)
         raise UserError(f"{path} cannot be read ({error!r}); was it changed by hand?") from error
 
 

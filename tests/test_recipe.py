@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from clpds.errors import UserError
 from clpds.recipe import USED_BY, VERBS, Corpus, Init, InitMethod, Optimizer, Step, Train, load_recipe, verb_of
+from clpds.recipe.read import STEP
 
 TRAIN = """steps:
   de:
@@ -39,6 +40,7 @@ def plain(value: Any) -> Any:
 
 
 words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
+names = words.filter(STEP.fullmatch)
 paths = words.map(lambda word: Path("in", word.replace("/", "").replace(".", "") or "x"))
 st.register_type_strategy(Path, paths)
 st.register_type_strategy(str, words)
@@ -130,7 +132,7 @@ def test_every_verb_has_a_strategy() -> None:
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=st.dictionaries(words, st.one_of(*BUILD.values()), min_size=1, max_size=3))
+@given(steps=st.dictionaries(names, st.one_of(*BUILD.values()), min_size=1, max_size=3))
 def test_what_is_written_is_what_is_read(steps: dict[str, Step], tmp_path: Path) -> None:
     outs = {name: Path(f"/out/{number}") for number, name in enumerate(steps)}  # apart from each other and all inputs
     steps = {name: replace(step, out=outs[name]) if hasattr(step, "out") else step for name, step in steps.items()}

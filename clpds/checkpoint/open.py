@@ -32,6 +32,7 @@ from clpds.inside import read_json
 from clpds.model_counts import require_counts
 from clpds.planning.gguf_header import read_header
 from clpds.progress import progress
+from clpds.refusals import require_given
 from clpds.tokenizer_files import TOKENIZER_FILES, has_tokenizer, require_small_files
 
 
@@ -91,6 +92,7 @@ def _read_config(folder: Path) -> tuple[PretrainedConfig, Anatomy]:
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     except Exception as error:  # whatever a model class makes of values that do not fit together
+        require_given(file, error)
         raise UserError(f"{file} describes no model that transformers can build: {_one_line(error)}") from error
 
 
@@ -101,6 +103,7 @@ def _read_generation_config(folder: Path) -> GenerationConfig | None:
     try:
         return GenerationConfig.from_pretrained(folder)
     except (ValueError, TypeError, OSError) as error:
+        require_given(file, error)
         raise UserError(f"{file} cannot be read ({_one_line(error)}); mend or remove it") from error
 
 
@@ -121,6 +124,7 @@ def _read_bin(file: Path) -> dict[str, LazyTensor]:
     except pickle.UnpicklingError as error:
         raise UserError(f"{file} is damaged or holds more than tensors, and code from files is not run") from error
     except Exception as error:  # torch's reader checks little, so damage shows as any error
+        require_given(file, error)
         raise UserError(f"{file} is truncated or damaged ({_one_line(error)}); download it again") from error
     # Tied tensors are one storage under two names: one LazyTensor says that they are equal.
     lazy = {_place(tensor): LazyTensor.of(tensor, str(file)) for tensor in tensors.values()}
@@ -148,6 +152,7 @@ def _open_gguf(file: Path) -> Checkpoint:
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
             advance(1)
     except Exception as error:  # the readers check little, so damage shows as any error
+        require_given(file, error)
         raise UserError(f"{file}: transformers cannot read this GGUF file: {_one_line(error)}") from error
     config = model.config
     if hasattr(config, "quantization_config"):

@@ -12,7 +12,7 @@ from clpds import manifest
 from clpds.bounds import POINTER, RECORD
 from clpds.checkpoint import Checkpoint, anatomy, open_checkpoint, write_checkpoint
 from clpds.conversion.zero import is_zero, open_zero
-from clpds.errors import UserError
+from clpds.errors import UnreadableError, UserError
 from clpds.folders.claim import held
 from clpds.headers import some
 from clpds.inside import read_json, read_text, require_inside
@@ -144,6 +144,10 @@ def _require_whole(folder: Path) -> None:
 def _problem(folder: Path, *, deep: bool) -> str | None:
     try:
         return next(iter(manifest.check_manifest(folder, deep=deep)), None)
+    except UnreadableError:
+        if deep:  # the one that was asked for; others are only offered in its place
+            raise
+        return "unreadable"
     except UserError as error:
         return str(error)
 

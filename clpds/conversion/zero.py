@@ -25,6 +25,7 @@ from clpds.checkpoint import Checkpoint, LazyTensor
 from clpds.checkpoint.names import fit
 from clpds.checkpoint.open import open_without_weights
 from clpds.errors import UserError
+from clpds.refusals import require_given
 
 Span = tuple[Tensor, int, int]
 """Elements start:stop of a rank's flat 1-D tensor."""
@@ -256,6 +257,7 @@ def _load(file: Path, *keys: str) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UserError(f"{file} is damaged or holds more than tensors, and code from files is not run") from error
     except Exception as error:  # torch's reader checks little, so damage shows as any error
+        require_given(file, error)
         line = " ".join(str(error).split())[:200]
         raise UserError(f"{file} is truncated or damaged ({line}); restore it, or convert an earlier save") from error
     for key in keys:

@@ -22,6 +22,8 @@ from clpds.data.read import OPENERS, check_input
 from clpds.data.tokenise import SPLITS, is_held_out
 from clpds.errors import UserError
 from clpds.output import new_folder
+from clpds.refusals import require_given
+from clpds.vocabulary.panics import no_panic
 from clpds.vocabulary.tokenizer import ends_of, rows_needed, save_copy
 
 
@@ -103,6 +105,7 @@ def _read(path: Path, text_key: str, label_key: str) -> pa.Table:
             batches = list(read_batches(path, path, list({text_key: 0, label_key: 0})))
             return pa.Table.from_batches(batches) if batches else schema.empty_table()
     except (OSError, pa.ArrowException) as error:
+        require_given(path, error)
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     raise UserError(f"{path}: labelled texts are read from .jsonl, .json or .parquet files")
 
@@ -117,7 +120,8 @@ def encode(
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    encodings = backend.encode_batch(found.texts, add_special_tokens=False)
+    with no_panic(tokenizer.name_or_path):
+        encodings = backend.encode_batch(found.texts, add_special_tokens=False)
     ids = np.full((len(encodings), length), padding, dtype)
     ends = np.empty(len(encodings), np.int32)
     for number, encoding in enumerate(encodings):

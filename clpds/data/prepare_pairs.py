@@ -23,6 +23,7 @@ from clpds.errors import UserError
 from clpds.output import makes_folder, new_folder
 from clpds.progress import progress
 from clpds.vocabulary.dictionary import Pair, read_parallel
+from clpds.vocabulary.panics import no_panic
 from clpds.vocabulary.tokenizer import ends_of, load_tokenizer, rows_needed, save_copy
 from clpds.vocabulary.words import spans, words
 
@@ -117,7 +118,8 @@ def _rows(
     backend.no_padding()
     for first in range(0, len(sentences), AT_ONCE):
         part = sentences[first : first + AT_ONCE]
-        encodings = [backend.encode_batch(list(side), add_special_tokens=False) for side in zip(*part, strict=True)]
+        with no_panic(tokenizer.name_or_path):
+            encodings = [backend.encode_batch(list(side), add_special_tokens=False) for side in zip(*part, strict=True)]
         for pair, source, target, line in zip(part, *encodings, islice(links, len(part)), strict=True):
             cut = [spans(text, written=step.alignments is not None) for text in pair]
             places = carry(line, (cut[0], cut[1]), (source.offsets, target.offsets))

@@ -25,6 +25,7 @@ from clpds.data.parquet import read_batches
 from clpds.errors import UserError
 from clpds.inside import read_json, require_inside
 from clpds.progress import progress
+from clpds.refusals import require_given
 
 FILE = "documents.arrow"
 FEATURES = datasets.Features(text=datasets.Value("string"))
@@ -106,6 +107,7 @@ def load_saved(folder: Path) -> datasets.Dataset:
         require_inside(state, *files)
         return datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
+        require_given(folder, error)
         raise UserError(f"{folder} is damaged ({' '.join(str(error).split())}); write it again") from error
 
 
@@ -280,6 +282,7 @@ def _blame(path: Path) -> Iterator[None]:
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise UserError(f"{path} is not valid UTF-8 ({error.reason}); convert it first") from error
     except (OSError, EOFError, lzma.LZMAError, zlib.error, pa.ArrowException) as error:
+        require_given(path, error)
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 

@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,8 +24,10 @@ import pyarrow.compute as pc
 import xxhash
 from tokenizers import Tokenizer
 
+from clpds.errors import UserError
 from clpds.output import naming
 from clpds.progress import progress
+from clpds.vocabulary.panics import no_panic
 
 SPLITS = ("train", "validation")
 WHAT = ("ids", "bytes", "lengths")
@@ -70,7 +73,10 @@ def unfinished(folder: Path) -> list[int]:
 
 
 def tokenise(folder: Path, numbers: Sequence[int], workers: int) -> None:
-    """Tokenise these chunks of the work folder, with so many processes."""
+    """Tokenise these chunks of the work folder, with so many processes.
+
+    Raises UserError where one of them is killed, and where the tokenizer gives up.
+    """
     work = open_work(folder)
     megabytes = {number: pc.sum(pc.binary_length(work.documents.chunk(number))).as_py() / 10**6 for number in numbers}
     with progress("tokenising (MB)", int(sum(megabytes.values()))) as advance:
@@ -84,6 +90,11 @@ def tokenise(folder: Path, numbers: Sequence[int], workers: int) -> None:
         try:
             for number in executor.map(_tokenise_in_worker, numbers):
                 advance(megabytes[number])
+        except (BrokenProcessPool, EOFError, ConnectionError) as error:  # the latter of the forkserver
+            raise UserError(
+                f"a worker that tokenises {folder} was killed, probably because memory was short: give fewer --workers "
+                "or more memory; the same command goes on from the chunks that are done"
+            ) from error
         finally:
             executor.shutdown(cancel_futures=True)
 
@@ -123,7 +134,9 @@ def _encoded(work: Work, texts: list[str]) -> Iterator[tuple[bytes, np.ndarray, 
     encode = plain if work.spelled is None else partial(work.tokenizer.encode_batch_fast, add_special_tokens=False)
     for first in range(0, len(texts), AT_ONCE):
         some = texts[first : first + AT_ONCE]
-        for text, encoding in zip(some, encode(some), strict=True):
+        with no_panic(work.folder / "tokenizer.json"):
+            encodings = encode(some)
+        for text, encoding in zip(some, encodings, strict=True):
             raw, ids = text.encode(), np.array(encoding.ids, work.plan["dtype"])
             if not len(ids):
                 continue

@@ -21,10 +21,11 @@ from clpds.errors import UserError
 from clpds.evaluation.accuracy import measure_task, show_task
 from clpds.evaluation.model import is_masked, load_model, open_model, tokenizer_folder
 from clpds.evaluation.perplexity import score
+from clpds.folders.inputs import inputs_of, require_unchanged, stamp
 from clpds.folders.ours import MADE_BY
 from clpds.models.encoder import longest
 from clpds.objectives.masked import Masked
-from clpds.output import makes_file, write_file
+from clpds.output import makes_file
 from clpds.recipe import Train
 from clpds.vocabulary.tokenizer import backend, load_tokenizer, require_same, token_ids
 
@@ -38,16 +39,19 @@ def evaluate(step: recipe.Eval) -> None:
     Raises UserError for a model that does not fit its tokenizer, data of another tokenizer, and a loss
     that is not finite.
     """
+    read = stamp(inputs_of(step))
     checkpoint = open_model(step.model)
     numbers = measure_task(step, checkpoint) if step.task else measure(step, checkpoint)
+    require_unchanged(read)
     numbers[MADE_BY] = "clpds eval"
     text = json.dumps(numbers, indent=2, ensure_ascii=False) + "\n"
-    if step.out is not None:
-        write_file(step.out, text.encode(), overwrite=step.overwrite)
     if step.json:
         sys.stdout.write(text)
     else:
         (show_task if step.task else _show)(numbers)
+    if step.out is not None:  # last: a full disk does not cost the numbers
+        sys.stdout.flush()
+        write_file(step.out, text.encode(), overwrite=step.overwrite)
 
 
 def measure(step: recipe.Eval, checkpoint: Checkpoint) -> dict[str, Any]:

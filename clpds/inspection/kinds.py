@@ -19,13 +19,16 @@ def gguf(path: Path) -> Rows:
     """A GGUF file, from its header."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    fields, tensors = read_header(path)
+    header = read_header(path)
+    fields, tensors = header.fields, header.tensors
     kinds = {int(kind): kind.name for kind in GGMLQuantizationType}
     block = {int(kind): size for kind, size in GGML_QUANT_SIZES.items()}
-    architecture = fields["general.architecture"]
+    architecture = header.text("general.architecture")
     names = {"layers": "block_count", "hidden": "embedding_length", "heads": "attention.head_count",
              "positions": "context_length"}  # fmt: skip
-    shape = [f"{fields[key]:,} {what}" for what, name in names.items() if (key := f"{architecture}.{name}") in fields]
+    shape = [
+        f"{header.number(key):,} {what}" for what, name in names.items() if (key := f"{architecture}.{name}") in fields
+    ]
     elements: Counter[str] = Counter()
     for name, (count, kind, start) in tensors.items():
         if kind not in block:
@@ -35,13 +38,13 @@ def gguf(path: Path) -> Rows:
         elements[kinds[kind]] += count
     facts = [("kind", f"GGUF file, {architecture}")]
     if "general.name" in fields:
-        facts.append(("name", fields["general.name"]))
+        facts.append(("name", header.text("general.name")))
     return [
         *facts,
         ("shape", ", ".join(shape)),
         ("parameters", f"{elements.total():,}, {shares(elements)}"),
         ("size", human_bytes(path.stat().st_size)),
-        ("vocabulary", f"{fields['tokenizer.ggml.tokens']:,} tokens ({fields['tokenizer.ggml.model']})"),
+        ("vocabulary", f"{header.length('tokenizer.ggml.tokens'):,} tokens ({header.text('tokenizer.ggml.model')})"),
     ]
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from clpds import provenance
 from clpds.checkpoint import anatomy, open_checkpoint
 from clpds.errors import UserError
+from clpds.vocabulary.panics import no_panic
 from clpds.vocabulary.pieces import pieces, special_tokens
 from clpds.vocabulary.tokenizer import load_tokenizer
 
@@ -35,7 +36,8 @@ def nearest(path: Path, word: str, source: Path) -> list[tuple[str, list[Neighbo
     """
     tokenizer, rows = _open(path)
     source_tokenizer, candidates = _open(source)
-    ids = tokenizer.encode(f" {word.strip()}", add_special_tokens=False)
+    with no_panic(path):
+        ids = tokenizer.encode(f" {word.strip()}", add_special_tokens=False)
     if not ids:
         raise UserError(f"token {word!r} is nothing to the tokenizer of {path}")
     if rows.shape[1] != candidates.shape[1]:

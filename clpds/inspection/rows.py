@@ -7,6 +7,7 @@ from typing import Any
 from clpds import inside
 from clpds.bounds import RECORD
 from clpds.errors import UserError
+from clpds.refusals import require_given
 
 Rows = list[tuple[str, str]]
 
@@ -25,5 +26,6 @@ def read_json(path: Path) -> dict[str, Any]:
         if not isinstance(document, dict):
             raise ValueError("it is no JSON object")
     except (OSError, ValueError, RecursionError) as error:
+        require_given(path, error)
         raise UserError(f"{path} cannot be read: {error}") from error
     return document

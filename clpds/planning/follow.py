@@ -14,10 +14,12 @@ from clpds.errors import UserError
 from clpds.inside import read_json, require_own
 from clpds.model_counts import require_counts, require_ids
 from clpds.planning.encoders import CLASSIFYING
+from clpds.planning.fields import check_config, whole
 from clpds.planning.gguf_header import gguf_config
 from clpds.planning.size import FAMILIES
 from clpds.recipe import Convert, Data, Init, Pairs, Recipe, Step, Tokenizer, Train
 from clpds.recipe.transfer import RowsMethod
+from clpds.refusals import require_given
 from clpds.resources import find
 
 DEPTH = "num_hidden_layers"
@@ -118,7 +120,10 @@ def sequence_length(recipe: Recipe, stage: Train) -> int:
     folder = next(iter(stage.data.values())).path
     record = provenance.read(folder) if folder.is_dir() else None
     if record and record.get("verb") in ("data", "pairs"):
-        return int(record["parameters"]["sequence_length"])
+        parameters, file = record.get("parameters"), folder / provenance.FILE
+        return whole(
+            parameters.get("sequence_length") if isinstance(parameters, dict) else None, "sequence_length", file
+        )
     step = _maker(recipe, folder)
     if not isinstance(step, Data | Pairs):
         raise UserError(f"{folder} is no data folder and no step of {recipe.path} makes it; write it with `clpds data`")
@@ -144,7 +149,11 @@ def _grown(config: dict[str, Any], step: Init) -> dict[str, Any]:
     from clpds.transfer.growth.plan import plan
     from clpds.transfer.growth.step import growth_of
 
-    grown: dict[str, Any] = plan(AutoConfig.for_model(**config), growth_of(step)).config.to_dict()
+    try:
+        source = AutoConfig.for_model(**config)
+    except Exception as error:  # whatever a config class makes of values that do not fit together
+        raise UserError(f"{step.source}: {' '.join(str(error).split())}") from error
+    grown: dict[str, Any] = plan(source, growth_of(step)).config.to_dict()
     return grown
 
 
@@ -157,7 +166,11 @@ def _classifier(config: dict[str, Any], stage: Train) -> dict[str, Any]:
     info = next(iter(stage.data.values())).path / "train" / "dataset_info.json"
     if not info.is_file():
         return config
-    names = _json(info, RECORD).get("features", {}).get("label", {}).get("names", ())
+    names: Any = _json(info, RECORD)
+    for key in ("features", "label", "names"):
+        names = names.get(key) if isinstance(names, dict) else None
+    if not isinstance(names, list):
+        raise UserError(f"{info} names no classes; write the data again")
     return config | {"id2label": dict(enumerate(names))}
 
 
@@ -174,11 +187,17 @@ def _rows(file: Path) -> int:
     """The largest id + 1, which is more than the tokens where ids have holes."""
     require_own(file, VOCABULARY_FILE)
     document = _json(file, VOCABULARY_FILE)
-    held = document.get("model", {}).get("vocab", {})
-    ids = list(held.values()) if isinstance(held, dict) else list(range(len(held)))
-    ids += [token["id"] for token in document.get("added_tokens", [])]
+    try:
+        held = (document.get("model") or {}).get("vocab") or {}
+        ids = list(held.values()) if isinstance(held, dict) else list(range(len(held)))
+        ids += [token["id"] for token in document.get("added_tokens") or []]
+    except (AttributeError, TypeError, KeyError) as error:
+        raise UserError(f"{file} is no tokenizer as the library tokenizers writes it ({error!r})") from error
     if not ids:
         raise UserError(f"{file} has no tokens")
+    wrong = [id_ for id_ in ids if type(id_) is not int or id_ < 0]
+    if wrong:
+        raise UserError(f"{file} has a token whose id is {wrong[0]!r}; expected a whole number")
     require_ids(file, ids)
     return int(max(ids)) + 1
 
@@ -202,6 +221,7 @@ def _own_config(file: Path) -> dict[str, Any]:
 
 def _config(file: Path) -> dict[str, Any]:
     config = _json(file, SETTINGS)
+    check_config(config, file)
     try:
         require_counts(config)
     except UserError as error:
@@ -213,6 +233,7 @@ def _json(file: Path, limit: int) -> dict[str, Any]:
     try:
         document = read_json(file, limit)
     except (OSError, ValueError, RecursionError) as error:
+        require_given(file, error)
         raise UserError(f"{file} cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(document, dict):
         raise UserError(f"{file} holds no JSON object")

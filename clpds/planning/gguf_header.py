@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from clpds.bounds import COUNTED, DIMENSIONS, ENTRIES, FIELDS, LAYERS, TENSORS, TEXT, WIDTH
 from clpds.errors import UserError
+from clpds.refusals import require_given
 
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -23,57 +24,81 @@ _MOST = {
 }  # fmt: skip
 
 
+class Length(int):
+    """Of an array."""
+
+
 class Header(NamedTuple):
     """What a GGUF file says before its weights."""
 
+    file: Path
     fields: dict[str, Any]
-    """Of an array only the length."""
+    """Of an array only the Length."""
     tensors: dict[str, tuple[int, int, int]]
     """How many elements, the number of the type, and where it begins in the file."""
+
+    def text(self, key: str) -> str:
+        """UserError unless a text stands at ``key``."""
+        value = self.fields.get(key)
+        if not isinstance(value, str):
+            raise self._wrong(key, "a text")
+        return value
+
+    def number(self, key: str) -> int:
+        """UserError unless a whole number stands at ``key``, 1 or more."""
+        value = self.fields.get(key)
+        if type(value) is not int or value < 1:
+            raise self._wrong(key, "a whole number, 1 or more")
+        return value
+
+    def length(self, key: str) -> int:
+        """UserError unless an array with something in it stands at ``key``."""
+        value = self.fields.get(key)
+        if not isinstance(value, Length) or value < 1:
+            raise self._wrong(key, "a list")
+        return int(value)
+
+    def _wrong(self, key: str, expected: str) -> UserError:
+        value = self.fields.get(key)
+        found = "missing" if value is None else "a list" if isinstance(value, Length) else f"{value!r:.80}"
+        return UserError(f"{self.file}: {key} is {found}; expected {expected}; fetch the file again")
 
 
 def gguf_config(file: Path) -> dict[str, Any]:
     """What config.json would say of the model; UserError for a damaged file or an architecture not known here."""
-    fields, tensors = read_header(file)
-    try:
-        family = fields["general.architecture"]
-        if family not in _FAMILIES:
-            known = ", ".join(_FAMILIES)
-            raise UserError(
-                f"{file} is of architecture '{family}', plan reads {known}; convert it first (clpds convert)"
-            )
-        return {
-            "model_type": _FAMILIES[family],
-            "vocab_size": fields["tokenizer.ggml.tokens"],
-            "hidden_size": fields[f"{family}.embedding_length"],
-            "num_hidden_layers": fields[f"{family}.block_count"],
-            "num_attention_heads": fields[f"{family}.attention.head_count"],
-            "num_key_value_heads": fields[f"{family}.attention.head_count_kv"],
-            "head_dim": fields.get(f"{family}.attention.key_length"),
-            "intermediate_size": fields[f"{family}.feed_forward_length"],
-            "max_position_embeddings": fields[f"{family}.context_length"],
-            "hidden_act": "silu",
-            "tie_word_embeddings": "output.weight" not in tensors,
-            "dtype": "float32",
-        }
-    except KeyError as error:
-        raise _not_whole(file, error) from error
+    header = read_header(file)
+    family = header.text("general.architecture")
+    if family not in _FAMILIES:
+        known = ", ".join(_FAMILIES)
+        raise UserError(f"{file} is of architecture '{family}', plan reads {known}; convert it first (clpds convert)")
+    key_length = f"{family}.attention.key_length"
+    return {
+        "model_type": _FAMILIES[family],
+        "vocab_size": header.length("tokenizer.ggml.tokens"),
+        "hidden_size": header.number(f"{family}.embedding_length"),
+        "num_hidden_layers": header.number(f"{family}.block_count"),
+        "num_attention_heads": header.number(f"{family}.attention.head_count"),
+        "num_key_value_heads": header.number(f"{family}.attention.head_count_kv"),
+        "head_dim": header.number(key_length) if key_length in header.fields else None,
+        "intermediate_size": header.number(f"{family}.feed_forward_length"),
+        "max_position_embeddings": header.number(f"{family}.context_length"),
+        "hidden_act": "silu",
+        "tie_word_embeddings": "output.weight" not in header.tensors,
+        "dtype": "float32",
+    }
 
 
 def read_header(file: Path) -> Header:
     """Fields and tensors of the file; UserError where it is damaged."""
     try:
         with file.open("rb") as source:
-            return _read(source)
+            return _read(file, source)
     except (OSError, struct.error, ValueError, KeyError, OverflowError) as error:
-        raise _not_whole(file, error) from error
+        require_given(file, error)
+        raise UserError(f"{file} is no whole GGUF file ({' '.join(str(error).split())}); fetch it again") from error
 
 
-def _not_whole(file: Path, error: Exception) -> UserError:
-    return UserError(f"{file} is no whole GGUF file ({' '.join(str(error).split())}); fetch it again")
-
-
-def _read(source: BinaryIO) -> Header:
+def _read(file: Path, source: BinaryIO) -> Header:
     magic, version, tensors, fields = struct.unpack("<4sIQQ", source.read(24))
     if magic != b"GGUF" or version not in (2, 3):
         raise ValueError("its first bytes are not those of GGUF 2 or 3")
@@ -92,8 +117,10 @@ def _read(source: BinaryIO) -> Header:
         elements = prod(_number(source, "Q") for _ in range(dimensions))
         found[name] = elements, _number(source, "I"), _number(source, "Q")
     alignment = values.get("general.alignment", 32)
+    if type(alignment) is not int or alignment < 1:
+        raise ValueError(f"general.alignment is {alignment!r:.80}")
     first = -(-source.tell() // alignment) * alignment
-    return Header(values, {name: (count, kind, first + place) for name, (count, kind, place) in found.items()})
+    return Header(file, values, {name: (count, kind, first + place) for name, (count, kind, place) in found.items()})
 
 
 def _value(source: BinaryIO, kind: int) -> Any:
@@ -110,7 +137,7 @@ def _value(source: BinaryIO, kind: int) -> Any:
             source.seek(_number(source, "Q"), 1)
     else:
         raise ValueError(f"an array of kind {inner}")
-    return length
+    return Length(length)
 
 
 def _require(what: str, number: Any, most: int) -> None:

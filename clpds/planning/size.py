@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clpds.errors import UserError
 from clpds.flops import Flops, Parts, blocks, places, step_flops
@@ -12,6 +12,11 @@ from clpds.model_counts import require_counts
 from clpds.planning.encoders import CLASSIFYING, MASKED
 from clpds.planning.families import CAUSAL
 from clpds.planning.family import Family, Norm
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from clpds.checkpoint.anatomy import Anatomy
 
 Config = Mapping[str, Any]
 """The contents of a config.json."""
@@ -159,11 +164,11 @@ def _counted(config: Config) -> Size:
     from transformers import AutoConfig
 
     from clpds.checkpoint.anatomy import anatomy
-    from clpds.training.flops import model_parts
 
     try:
         full = AutoConfig.for_model(**config)
         found = anatomy(full)
+        return _size(full, found, _dtype(config))
     except UserError:
         raise
     except Exception as error:  # whatever a model class makes of values that do not fit together
@@ -171,6 +176,11 @@ def _counted(config: Config) -> Size:
         raise UserError(
             f"config of {kind}: transformers builds no model of it: {' '.join(str(error).split())}"
         ) from error
+
+
+def _size(full: "PretrainedConfig", found: "Anatomy", dtype: str) -> Size:
+    from clpds.training.flops import model_parts
+
     text = full.get_text_config()
     heads = text.num_attention_heads
     parts = model_parts(found.model)
@@ -182,7 +192,7 @@ def _counted(config: Config) -> Size:
         norm="rms" if hasattr(text, "rms_norm_eps") else "layer",
         gated=any("gate_proj" in name for name in parts.shapes),
         activation=str(getattr(text, "activation_function", getattr(text, "hidden_act", None))),
-        dtype=_dtype(config), exact=True,
+        dtype=dtype, exact=True,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Reading a recipe: YAML and overrides to steps, every error one line that names the file and the key."""
 
 import difflib
+import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -16,10 +17,13 @@ from yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Sc
 from clpds.bounds import RECIPE, SECTIONS, VALUES
 from clpds.errors import UserError
 from clpds.inside import read_text
+from clpds.paths import check_paths
 from clpds.recipe.steps import VERBS, Step, verb_of
 from clpds.recipe.steps_apart import require_apart
 from clpds.recipe.training import Train
 from clpds.resources import find
+
+STEP = re.compile(r"(?!-)[^/.=\s\x00-\x1f\x7f-\x9f]+")  # a word of a command line, and of section.key=value
 
 
 @dataclass(frozen=True)
@@ -100,11 +104,13 @@ def read_yaml(path: Path) -> Any:
 
 
 def checked(kind: type[Any], values: Mapping[str, Any], name: str = "") -> Any:
-    """``kind(**values)`` with every type and range checked; ``name`` is the step's in a UserError."""
+    """``kind(**values)`` with every type, range and path checked; ``name`` is the step's in a UserError."""
     try:
-        return _adapter(kind).validate_python(dict(values))  # type: ignore[arg-type]
+        value = _adapter(kind).validate_python(dict(values))  # type: ignore[arg-type]
     except ValidationError as error:
         raise UserError(_first(error, name, kind)) from error
+    check_paths(value)
+    return value
 
 
 @cache
@@ -184,6 +190,8 @@ def _require_small(text: str) -> None:
 def _step(path: Path, name: Any, raw: Any) -> Step:
     if not isinstance(name, str):
         raise UserError(f"{path}: the step name {name!r} is no text to YAML; put it in quotes")
+    if not STEP.fullmatch(name):
+        raise UserError(f"{path}: {name!r} cannot be a step's name: it is empty, begins with - or has / . = or a space")
     verb = raw.get("verb") if isinstance(raw, dict) else None
     if verb is None:
         raise UserError(f"{path}: key '{name}.verb' is missing; known: {', '.join(VERBS)}")

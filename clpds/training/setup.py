@@ -25,6 +25,7 @@ from clpds.models.encoder import longest
 from clpds.output import check_disk, new_folder, write_text
 from clpds.recipe import LANGUAGES, Corpus, Train
 from clpds.recipe.training import USED_BY_OBJECTIVE
+from clpds.refusals import require_given
 from clpds.resources import find
 from clpds.run_folder import write_state
 from clpds.tokenizer_files import copy_tokenizer
@@ -154,6 +155,7 @@ def _draw_fresh(stage: Train, inputs: Inputs, out: Path) -> None:
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     except Exception as error:  # as in clpds.checkpoint.open
+        require_given(file, error)
         raise UserError(f"{file} is no model config: {' '.join(str(error).split())}") from error
     config.get_text_config().vocab_size = rows_needed(tokenizer)
     for name, number in special_ids(tokenizer).items():

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from clpds.transfer.vocabulary_swap import Role, Rows
 from clpds.vocabulary.overlap import Overlap
+from clpds.vocabulary.panics import no_panic
 from clpds.vocabulary.pieces import pieces
 
 
@@ -87,7 +88,8 @@ def segment(source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase, id
         spelled.setdefault(piece.bytes, id_)
     longest = max(map(len, spelled))
     texts = [text.decode("utf-8", errors="replace") for text in wanted.values()]
-    encodings = source.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+    with no_panic(source.name_or_path):
+        encodings = source.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
     segments = {}
     for (id_, text), encoding in zip(wanted.items(), encodings, strict=True):
         cut = [piece for piece in encoding.ids if piece in known]

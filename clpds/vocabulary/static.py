@@ -22,6 +22,7 @@ from torch import Tensor
 from clpds.bounds import UNPACKED
 from clpds.errors import UserError
 from clpds.progress import progress
+from clpds.refusals import require_given
 
 if TYPE_CHECKING:  # gensim is imported where a file is read: its second is nothing to methods without word embeddings
     from gensim.models import KeyedVectors
@@ -93,6 +94,7 @@ def read_static(path: Path, *, limit: int | None = None) -> StaticEmbeddings:
     except MemoryError as error:
         raise UserError(f"{file} does not fit into memory; read fewer words (--max-words) of its .vec file") from error
     except Exception as error:  # gensim's readers check little, so damage shows as any error
+        require_given(file, error)
         raise UserError(f"{file} is no word embeddings that can be read: {' '.join(str(error).split())}") from error
     if not found.index:
         raise UserError(f"{file} holds no words")

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from clpds.progress import progress
+from clpds.vocabulary.panics import no_panic
 from clpds.vocabulary.pieces import pieces
 from clpds.vocabulary.static import StaticEmbeddings
 from clpds.vocabulary.tokenizer import rows_needed
@@ -56,7 +57,8 @@ def _mean_of_words(tokenizer: PreTrainedTokenizerBase, static: StaticEmbeddings,
         for start in range(0, len(words), BATCH):
             batch = words[start : start + BATCH]
             for texts in (batch, [f" {word}" for word in batch]):
-                encodings = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+                with no_panic(tokenizer.name_or_path):
+                    encodings = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
                 for column, encoding in enumerate(encodings, start):
                     ids = set(encoding.ids)
                     tokens.extend(ids)

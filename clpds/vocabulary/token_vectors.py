@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from clpds.errors import UserError
 from clpds.progress import progress
+from clpds.vocabulary.panics import no_panic
 from clpds.vocabulary.tokenizer import rows_needed, token_ids
 
 NEGATIVE, BUCKETS = 10, 200_000  # both papers' samples; for n-grams, fewer than fastText's own 2 million
@@ -49,7 +50,8 @@ def token_vectors(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, sett
         corpus = Path(folder) / "tokens.txt"
         with corpus.open("w", encoding="utf-8") as file:
             for text in texts:
-                tokens = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).tokens
+                with no_panic(tokenizer.name_or_path):
+                    tokens = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).tokens
                 for start in range(0, len(tokens), SENTENCE):
                     file.write(" ".join(tokens[start : start + SENTENCE]) + "\n")
         model = FastText(
@@ -79,7 +81,9 @@ def token_counts(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Te
     """How often each id stands in ``texts`` cut by ``tokenizer``: (V,) int64."""
     counts = torch.zeros(rows_needed(tokenizer), dtype=torch.int64)
     for text in texts:
-        ids = torch.tensor(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids, dtype=torch.int64)
+        with no_panic(tokenizer.name_or_path):
+            found = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        ids = torch.tensor(found, dtype=torch.int64)
         counts.index_add_(0, ids, torch.ones_like(ids))
     return counts
 

@@ -13,7 +13,9 @@ from clpds.bounds import SETTINGS
 from clpds.errors import UserError
 from clpds.inside import read_json
 from clpds.output import write_text
+from clpds.refusals import require_given
 from clpds.tokenizer_files import copy_tokenizer, has_tokenizer, require_small_files
+from clpds.vocabulary.panics import no_panic
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -30,13 +32,17 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     require_small_files(folder)
     file = folder / "tokenizer.json"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        if file.is_file() and type(tokenizer) is not PreTrainedTokenizerFast:
-            known = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
-            # Old folders leave their special tokens to the class, which may also name some of its own.
-            roles = {role: token for role, token in tokenizer.special_tokens_map.items() if token in known}
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **roles)
+        with no_panic(folder):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            if file.is_file() and type(tokenizer) is not PreTrainedTokenizerFast:
+                known = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
+                # Old folders leave their special tokens to the class, which may also name some of its own.
+                roles = {role: token for role, token in tokenizer.special_tokens_map.items() if token in known}
+                tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **roles)
+    except UserError:
+        raise
     except Exception as error:  # the library tokenizers raises Exception itself
+        require_given(folder, error)
         raise UserError(
             f"{folder} holds a tokenizer that transformers cannot open: {' '.join(str(error).split())}"
         ) from error
@@ -45,6 +51,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"{folder} holds a {type(tokenizer).__name__}, which transformers cannot convert to a fast tokenizer; "
             "save it with a tokenizer.json"
         )
+    ids = token_ids(tokenizer).values()
+    if len(ids) > 1 and len(set(ids)) == 1:  # single ids may stand twice, for an added token's second spelling
+        raise UserError(f"{folder}: all {len(ids):,} tokens have the same id; fetch the tokenizer again")
     return tokenizer
 
 

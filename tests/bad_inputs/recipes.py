@@ -197,7 +197,7 @@ ROWS = [
     Row(
         "step name that is a command",
         "submit r.yaml --profile p.yaml --dry-run",
-        "the step name 'x; touch mark' cannot name a job",
+        "r.yaml: 'x; touch mark' cannot be a step's name",
         (write("p.yaml", "{train: {}, cpu: {}}"), recipe(**{"x; touch mark": TRAIN})),
     ),
     Row(

@@ -55,7 +55,7 @@ def check(row: Row, status: object, err: str) -> None:
     assert err.startswith(f"clpds {verb}: error: "), err
     assert row.says in err
     assert err.count("\n") == 1
-    assert len(err) < 1000
+    assert len(err) <= 500
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.wrong)

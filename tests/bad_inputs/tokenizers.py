@@ -1,5 +1,6 @@
 """Tokenizers that cannot be opened, or are not the model's."""
 
+import json
 from pathlib import Path
 
 from tests.bad_inputs.row import Row, edit, remove, write
@@ -13,9 +14,24 @@ def shrink(folder: Path) -> None:
     tiny_model("llama", 300).save_pretrained(folder / "model")
 
 
+def same_ids(folder: Path) -> None:
+    """Give every token one id."""
+    file = folder / "tokenizer" / "tokenizer.json"
+    document = json.loads(file.read_text())
+    document["model"]["vocab"] = dict.fromkeys(document["model"]["vocab"], 3)
+    document["added_tokens"] = []
+    file.write_text(json.dumps(document))
+
+
 ROWS = [
     Row("tokenizer that is not there", f"{DATA} gone", "gone does not exist; expected a folder with tokenizer files"),
     Row("folder without a tokenizer", f"{DATA} sharded", "sharded has no tokenizer; expected tokenizer.json"),
+    Row(
+        "tokenizer whose ids are all equal",
+        "init --source english --tokenizer tokenizer --method mean --out out",
+        "tokens have the same id",
+        (same_ids,),
+    ),
     Row(
         "tokenizer that is no JSON",
         f"{DATA} tokenizer",

@@ -1,5 +1,6 @@
 """What `clpds submit --dry-run` prints: the jobs of a recipe, by the shipped profiles, as batch scripts."""
 
+import os
 import re
 import shlex
 import shutil
@@ -150,7 +151,7 @@ def test_a_time_limit_with_colons_is_no_number(tmp_path: Path) -> None:
 def test_a_step_name_that_is_no_word_is_refused(tmp_path: Path) -> None:
     done = dry_run(tmp_path, {"train": {}, "cpu": {}}, steps={"a\n#SBATCH --uid=0": RECIPE["tok"]})
     assert done.returncode == 2
-    assert "cannot name a job" in done.stderr
+    assert "cannot be a step's name" in done.stderr
 
 
 def test_without_slurm_it_is_said(tmp_path: Path) -> None:
@@ -162,3 +163,53 @@ def test_without_slurm_it_is_said(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "sbatch is not found: is this a machine of a Slurm cluster?" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+SECRETS = {"HF_TOKEN": "abc1", "WANDB_API_KEY": "abc2", "PROXY": "http://me:abc3@proxy:80", "X": "hf_" + "abc4" * 8}
+HARMLESS = {
+    "TOKENIZERS_PARALLELISM": "true",
+    "KEYBOARD": "de",
+    "MODEL": "runs/sk-wikipedia",
+    "TOKEN_FILE": "/home/me/t",
+}
+
+
+def test_a_dry_run_hides_what_looks_secret_and_names_it(tmp_path: Path) -> None:
+    setup = "export MY_PASSWORD='abc5 abc5'\nexport GH_TOKEN=$(cat ~/.gh)"
+    profile = {
+        "train": {},
+        "cpu": {},
+        "environment": SECRETS | HARMLESS,
+        "setup": setup,
+        "container": "c --env PAT=abc6",
+    }
+    done = dry_run(tmp_path, profile)
+    assert done.returncode == 0
+    assert "abc" not in done.stdout + done.stderr
+    assert f"profile.yaml: MY_PASSWORD, {', '.join(sorted(SECRETS))}, PAT looks secret" in done.stderr
+    assert done.stderr.count("\n") == 1
+    for kept in [*HARMLESS.values(), "$(cat ~/.gh)"]:
+        assert kept in done.stdout
+
+
+@pytest.mark.parametrize(("environment", "mode"), [(SECRETS, "600"), (HARMLESS, "644")])
+def test_scripts_with_secrets_are_for_their_owner(environment: dict[str, str], mode: str, tmp_path: Path) -> None:
+    """A stand-in of sbatch, which is no part of this machine, says what it is given."""
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(f'#!/bin/sh\nfor last; do :; done\nstat -c %a "$last" >> {tmp_path}/modes\necho 1\n')
+    sbatch.chmod(0o755)
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({"steps": RECIPE}))
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump({"train": {}, "cpu": {}, "environment": environment}))
+    done = subprocess.run(
+        [sys.executable, "-m", "clpds", "submit", "r.yaml", "--profile", "p.yaml"],
+        cwd=tmp_path, env=os.environ | {"PATH": f"{sbatch.parent}:/usr/bin:/bin"}, capture_output=True, text=True,
+        umask=0o022,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert ("warning" in done.stderr) == (mode == "600")
+    assert "abc" not in done.stdout + done.stderr
+    assert (tmp_path / "modes").read_text().split() == [mode] * len(RECIPE)
+    readable = [path for path in tmp_path.rglob("*") if path.is_file() and b"abc" in path.read_bytes()]
+    if mode == "600":
+        assert all(path.stat().st_mode & 0o77 == 0 for path in readable if path.name != "p.yaml")
