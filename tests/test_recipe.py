@@ -249,7 +249,7 @@ def test_overrides_reach_every_depth(tmp_path: Path) -> None:
         "de.data.more.path=a=b",
         "de.trainable=[a, b]",
         "de.saving.every=null",
-        "de.out=x",
+        "de.out=y",
     )
     step = load(tmp_path, TRAIN, *overrides)["de"]
     assert isinstance(step, Train)
@@ -296,7 +296,9 @@ def test_the_one_step_of_a_verb(tmp_path: Path) -> None:
         with pytest.raises(UserError) as error:
             recipe.only(verb, name)
         assert message in str(error.value)
-    (tmp_path / "two.yaml").write_text(TRAIN + TRAIN.removeprefix("steps:\n").replace("  de:", "  fr:"))
+    (tmp_path / "two.yaml").write_text(
+        TRAIN + TRAIN.removeprefix("steps:\n").replace("  de:", "  fr:").replace("out: o", "out: p")
+    )
     with pytest.raises(UserError, match=r"has 2 train steps; pass --step \(its train steps: de, fr\)"):
         load_recipe(tmp_path / "two.yaml").only("train")
 

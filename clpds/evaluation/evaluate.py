@@ -25,7 +25,7 @@ from clpds.folders.inputs import inputs_of, require_unchanged, stamp
 from clpds.folders.ours import MADE_BY
 from clpds.models.encoder import longest
 from clpds.objectives.masked import Masked
-from clpds.output import makes_file
+from clpds.output import makes_file, write_file
 from clpds.recipe import Train
 from clpds.vocabulary.tokenizer import backend, load_tokenizer, require_same, token_ids
 

@@ -1,5 +1,6 @@
 """What a command reads: apart from what it writes, and the same at the end as at the beginning."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -37,11 +38,11 @@ def require_apart(out: Path, inputs: Iterable[Path]) -> None:
     """UserError where ``out`` has no name, or is, contains, lies in or links to an input, by real path and by inode."""
     if out.absolute().name in ("", ".."):
         raise UserError(f"{out} is no name for an output; choose another")
-    goal = out.resolve()
+    goal = _real(out)
     for path in inputs:
         if not path.exists():
             continue  # a name in the hub, or the verb itself says that it is missing
-        read = path.resolve()
+        read = _real(path)
         if goal == read or (goal.exists() and goal.samefile(read)):
             raise UserError(f"{out} is {path}, which is read; choose another out")
         if goal in read.parents:
@@ -49,9 +50,13 @@ def require_apart(out: Path, inputs: Iterable[Path]) -> None:
         if read in goal.parents and read.is_dir():
             raise UserError(f"{out} lies in {path}, which is read; choose another out")
         for link in _links(read):
-            target = link.resolve()
+            target = _real(link)
             if target == goal or goal in target.parents or (goal.is_file() and goal.samefile(link)):
                 raise UserError(f"{out} contains what {link} links to, which is read; choose another out")
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # resolve() raises where links go in a circle
 
 
 def _links(folder: Path) -> Iterator[Path]:
