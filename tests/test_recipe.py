@@ -253,7 +253,7 @@ def test_overrides_reach_every_depth(tmp_path: Path) -> None:
     )
     step = load(tmp_path, TRAIN, *overrides)["de"]
     assert isinstance(step, Train)
-    assert (step.optimizer.lr, step.trainable, step.saving.every, step.out) == (1e-4, ("a", "b"), None, Path("x"))
+    assert (step.optimizer.lr, step.trainable, step.saving.every, step.out) == (1e-4, ("a", "b"), None, Path("y"))
     assert step.data == {"bible": Corpus(path=Path("x")), "more": Corpus(path=Path("a=b"))}
     assert load(tmp_path, TRAIN, "optimizer.lr=2e-4", default_step="de") == load(
         tmp_path, TRAIN, "de.optimizer.lr=2e-4"
@@ -296,9 +296,8 @@ def test_the_one_step_of_a_verb(tmp_path: Path) -> None:
         with pytest.raises(UserError) as error:
             recipe.only(verb, name)
         assert message in str(error.value)
-    (tmp_path / "two.yaml").write_text(
-        TRAIN + TRAIN.removeprefix("steps:\n").replace("  de:", "  fr:").replace("out: o", "out: p")
-    )
+    french = TRAIN.removeprefix("steps:\n").replace("  de:", "  fr:").replace("out: o", "out: p")
+    (tmp_path / "two.yaml").write_text(TRAIN + french)
     with pytest.raises(UserError, match=r"has 2 train steps; pass --step \(its train steps: de, fr\)"):
         load_recipe(tmp_path / "two.yaml").only("train")
 

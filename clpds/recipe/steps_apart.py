@@ -1,12 +1,12 @@
 """Whether the steps of a recipe leave one another's files alone, by the real paths of what they read and write."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from clpds.errors import UserError
+from clpds.folders.inputs import inputs_of
 from clpds.recipe.steps import Step
 
 
@@ -88,9 +88,8 @@ def _within(path: Path, folder: Path | None) -> bool:
 
 
 def _paths(step: Step) -> _Paths:
-    values = asdict(step)
-    out: Path | None = values.pop("out", None)
-    return _Paths(out and _real(out), [_real(path) for path in _all(values)])
+    out: Path | None = getattr(step, "out", None)
+    return _Paths(out and _real(out), [_real(path) for path in inputs_of(step)])
 
 
 def _real(path: Path) -> Path:
@@ -98,14 +97,3 @@ def _real(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError, ValueError):  # links in a circle, a null byte: the step says what is wrong
         return path.absolute()
-
-
-def _all(value: Any) -> Iterator[Path]:
-    if isinstance(value, Path):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _all(inner)
-    elif isinstance(value, tuple):
-        for inner in value:
-            yield from _all(inner)
