@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from clpds.checkpoint.anatomy import Anatomy, anatomy
+from clpds.checkpoint.gguf_split import set_split
 from clpds.checkpoint.lazy import Checkpoint, LazyTensor
 from clpds.checkpoint.names import fit
 from clpds.checkpoint.safetensors import read_safetensors
@@ -139,6 +140,7 @@ def _open_gguf(file: Path) -> Checkpoint:
             )
             advance(1)
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            set_split(tokenizer, file)
             advance(1)
     except Exception as error:  # the readers check little, so damage shows as any error
         raise UserError(f"{file}: transformers cannot read this GGUF file: {_one_line(error)}") from error

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from clpds import provenance
 from clpds.errors import UserError
 from clpds.planning.encoders import CLASSIFYING
-from clpds.planning.gguf_header import gguf_config
+from clpds.planning.gguf_config import gguf_config
 from clpds.planning.size import FAMILIES
 from clpds.recipe import Convert, Data, Init, Pairs, Recipe, Step, Tokenizer, Train
 from clpds.recipe.transfer import RowsMethod

@@ -1,6 +1,6 @@
-"""The header of a GGUF file as a config.
+"""The header of a GGUF file.
 
-The ``gguf`` package reads the header too, but makes an object of each token and each merge, two
+The ``gguf`` package reads it too, but makes an object of each token and each merge, two
 seconds for 49,152 of them, where a login node should answer at once.
 Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -14,7 +14,6 @@ from clpds.errors import UserError
 
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 _LONGEST = 2**24  # bytes of one text: more is no GGUF file
 
 
@@ -27,44 +26,17 @@ class Header(NamedTuple):
     """How many elements, the number of the type, and where it begins in the file."""
 
 
-def gguf_config(file: Path) -> dict[str, Any]:
-    """What config.json would say of the model; UserError for a damaged file or an architecture not known here."""
-    fields, tensors = read_header(file)
-    try:
-        family = fields["general.architecture"]
-        if family not in _FAMILIES:
-            known = ", ".join(_FAMILIES)
-            raise UserError(
-                f"{file} is of architecture '{family}', plan reads {known}; convert it first (clpds convert)"
-            )
-        return {
-            "model_type": _FAMILIES[family],
-            "vocab_size": fields["tokenizer.ggml.tokens"],
-            "hidden_size": fields[f"{family}.embedding_length"],
-            "num_hidden_layers": fields[f"{family}.block_count"],
-            "num_attention_heads": fields[f"{family}.attention.head_count"],
-            "num_key_value_heads": fields[f"{family}.attention.head_count_kv"],
-            "head_dim": fields.get(f"{family}.attention.key_length"),
-            "intermediate_size": fields[f"{family}.feed_forward_length"],
-            "max_position_embeddings": fields[f"{family}.context_length"],
-            "hidden_act": "silu",
-            "tie_word_embeddings": "output.weight" not in tensors,
-            "dtype": "float32",
-        }
-    except KeyError as error:
-        raise _not_whole(file, error) from error
-
-
 def read_header(file: Path) -> Header:
     """Fields and tensors of the file; UserError where it is damaged."""
     try:
         with file.open("rb") as source:
             return _read(source)
     except (OSError, struct.error, ValueError, KeyError, UnicodeDecodeError) as error:
-        raise _not_whole(file, error) from error
+        raise not_whole(file, error) from error
 
 
-def _not_whole(file: Path, error: Exception) -> UserError:
+def not_whole(file: Path, error: Exception) -> UserError:
+    """The line for a damaged file."""
     return UserError(f"{file} is no whole GGUF file ({' '.join(str(error).split())}); fetch it again")
 
 
