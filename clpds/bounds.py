@@ -36,6 +36,7 @@ DIMENSIONS = 8  # of a tensor: ggml has 4
 DOCUMENT = 2**28  # characters of a document, in memory as a whole: what stops a small file that unpacks to terabytes
 LABELLED_LINE = 2**26  # bytes of a line of labelled JSONL
 LINE = 2**20  # bytes of a line of parallel text or of a dictionary
+VECTOR_LINE = 2**22  # bytes of a word and its vector: 10,000 numbers of 20 digits are 200 kB
 ROWS = 1000  # of a Parquet file decoded at once, fewer where they are long
 DECODED = 2**26  # bytes of such a batch, where not one row has more
 SMALL = 2**28  # bytes that any Parquet file may decode to, and

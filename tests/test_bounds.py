@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+from clpds import gguf_header
 from clpds.bounds import COUNTED
 from clpds.checkpoint import open_checkpoint
 from clpds.data.labelled import read_labelled
@@ -30,7 +31,6 @@ from clpds.errors import UserError
 from clpds.headers import read_header
 from clpds.inspection.show import describe
 from clpds.model_counts import BOUNDS, require_counts
-from clpds.planning import gguf_header
 from clpds.planning.follow import model_config, vocabulary
 from clpds.recipe import Recipe, read_yaml
 from clpds.vocabulary.static import read_static

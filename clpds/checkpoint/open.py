@@ -23,14 +23,15 @@ from transformers import (
 
 from clpds.bounds import SETTINGS
 from clpds.checkpoint.anatomy import Anatomy, anatomy
+from clpds.checkpoint.gguf_split import set_split
 from clpds.checkpoint.lazy import Checkpoint, LazyTensor
 from clpds.checkpoint.names import fit
 from clpds.checkpoint.safetensors import read_safetensors
 from clpds.errors import UserError
+from clpds.gguf_header import read_header
 from clpds.headers import SAFETENSORS, read_shards
 from clpds.inside import read_json
 from clpds.model_counts import require_counts
-from clpds.planning.gguf_header import read_header
 from clpds.progress import progress
 from clpds.refusals import require_given
 from clpds.tokenizer_files import TOKENIZER_FILES, has_tokenizer, require_small_files
@@ -150,6 +151,7 @@ def _open_gguf(file: Path) -> Checkpoint:
             )
             advance(1)
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            set_split(tokenizer, file)
             advance(1)
     except Exception as error:  # the readers check little, so damage shows as any error
         require_given(file, error)

@@ -3,8 +3,10 @@
 import json
 import multiprocessing
 import resource
+import signal
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -31,7 +33,8 @@ def compare_init(options: CompareInit) -> None:
     """Measure each method in a process of its own; what has been measured before, on equal inputs, is kept.
 
     Writes ``compare.json`` and ``compare.png`` into ``options.out``, and a JSON file and a log a method.
-    Raises UserError where nothing can be measured at all; the error of one method is its line of the table.
+    Raises UserError where nothing can be measured at all. The error of one method is its line below the table, and at
+    the end, with all that is measured written, a UserError names the methods that failed.
     """
     check_input(options.data)
     inputs = recipe.load_recipe(options.recipe, options.overrides)
@@ -58,6 +61,9 @@ def _compare(steps: Mapping[str, recipe.Init], options: CompareInit, name: str) 
     bars = {result["method"]: result["bits_per_byte"] for result in results if "error" not in result}
     draw(options.out / "compare.png", f"{name}, before training", bars, None)
     sys.stdout.write(f"picture: {options.out / 'compare.png'}\n")
+    if failed:
+        which = "; ".join(f"{result['method']}: {result['error'][:100]}" for result in failed)
+        raise UserError(f"{len(failed)} of {len(results)} methods failed, the others are in {options.out}: {which}")
 
 
 def _result(label: str, step: recipe.Init, options: CompareInit) -> dict[str, Any]:
@@ -79,8 +85,12 @@ def _result(label: str, step: recipe.Init, options: CompareInit) -> dict[str, An
     if child.exitcode == 0:
         return json.loads(file.read_text(encoding="utf-8"))
     log = file.with_suffix(".log")
-    lines = log.read_text(encoding="utf-8").splitlines() if child.exitcode == 2 else [f"ended with {child.exitcode}"]
-    return {"method": label, "error": lines[-1]}
+    if child.exitcode == 2:
+        return {"method": label, "error": log.read_text(encoding="utf-8").splitlines()[-1]}
+    assert child.exitcode is not None  # joined
+    how = f"killed by signal {-child.exitcode}" if child.exitcode < 0 else f"ended with {child.exitcode}"
+    why = ", perhaps for memory" if child.exitcode == -signal.SIGKILL else ""
+    return {"method": label, "error": f"{how}{why}; see {log}"}
 
 
 def _measure(label: str, step: recipe.Init, evaluation: recipe.Eval, made_from: dict[str, Any]) -> None:
@@ -92,6 +102,9 @@ def _measure(label: str, step: recipe.Init, evaluation: recipe.Eval, made_from: 
         except UserError as error:
             log.write(f"{error}\n")
             sys.exit(2)
+        except Exception:
+            traceback.print_exc(file=log)
+            sys.exit(1)
     document = {"method": label, **result, "made_from": made_from}
     write_text(step.out.with_suffix(".json"), json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from clpds import manifest, provenance
 from clpds.errors import UserError
+from clpds.gguf_header import read_header
 from clpds.inspection.rows import Rows, read_json, shares
 from clpds.inspection.tokenizer import tokenizer
 from clpds.output import human_bytes
-from clpds.planning.gguf_header import read_header
 from clpds.run_folder import TRAINER, read_metrics
 
 OPTIMIZER = re.compile(r"zero_pp_rank_(\d+)_mp_rank_\d+_optim_states\.pt$")

@@ -15,7 +15,7 @@ from clpds.inside import read_json, require_own
 from clpds.model_counts import require_counts, require_ids
 from clpds.planning.encoders import CLASSIFYING
 from clpds.planning.fields import check_config, whole
-from clpds.planning.gguf_header import gguf_config
+from clpds.planning.gguf_config import gguf_config
 from clpds.planning.size import FAMILIES
 from clpds.recipe import Convert, Data, Init, Pairs, Recipe, Step, Tokenizer, Train
 from clpds.recipe.transfer import RowsMethod

@@ -159,7 +159,7 @@ def _draw_fresh(stage: Train, inputs: Inputs, out: Path) -> None:
         raise UserError(f"{file} is no model config: {' '.join(str(error).split())}") from error
     config.get_text_config().vocab_size = rows_needed(tokenizer)
     for name, number in special_ids(tokenizer).items():
-        setattr(config, name, number)
+        setattr(config.get_text_config(), name, number)
     torch.manual_seed(stage.seed)
     weights = model_class(config)(config).state_dict()
     fresh = Checkpoint(

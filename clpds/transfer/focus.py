@@ -14,6 +14,8 @@ from clpds.transfer.vocabulary_swap import Role, Rows
 from clpds.vocabulary.blocks import blocks
 from clpds.vocabulary.overlap import Overlap
 
+FIRST = 128  # scores that are sorted at first: seldom are more above 0
+
 
 def focus(shared: Overlap, vectors: Tensor, seed: int) -> Rows:
     """The overlap's rows copied, each missing one a convex combination of source rows s_o of the overlap.
@@ -44,13 +46,18 @@ def focus(shared: Overlap, vectors: Tensor, seed: int) -> Rows:
 def sparsemax(scores: Tensor) -> Tensor:
     """The point of the simplex next to each row of ``scores`` (m, n) (Martins & Astudillo 2016, arXiv 1602.02068).
 
-    max(0, z - tau) with tau such that it sums to 1. Michelot's iteration finds tau exactly: tau is the
-    mean of what is above the last one, less its share, and ever fewer are above.
+    max(0, z - tau) with tau such that it sums to 1. Algorithm 1 there: of the scores z in descending order the first
+    k are above 0, k the last place at which 1 + k z_k > z_1 + ... + z_k. In float64, whatever the dtype of ``scores``:
+    in float32 the sum of many cosines is off by more than what lies between two of them.
     """
-    above = torch.ones_like(scores, dtype=torch.bool)
+    width, first = scores.shape[1], FIRST
     while True:
-        count = above.sum(dim=1, keepdim=True)
-        tau = ((scores * above).sum(dim=1, keepdim=True) - 1) / count
-        above = scores > tau
-        if torch.equal(above.sum(dim=1, keepdim=True), count):
-            return (scores - tau).clamp_(min=0)
+        ordered = scores.topk(min(first, width), dim=1).values.double()
+        sums, place = ordered.cumsum(dim=1), torch.arange(1, ordered.shape[1] + 1, dtype=torch.float64)
+        above = 1 + place * ordered > sums  # true of the first, and of none behind one that it is false of
+        if first >= width or not bool(above[:, -1].any()):
+            break
+        first *= 8
+    count = above.sum(dim=1, keepdim=True)
+    tau = (sums.gather(1, count - 1) - 1) / count
+    return (scores.double() - tau).clamp_(min=0).to(scores.dtype)

@@ -142,6 +142,7 @@ def _swapped(step: Init, source: Checkpoint, grown: Grown | None) -> Made:
             used=torch.cat([shared.target, shared.missing]),
             special_ids=special_ids(models.target_tokenizer),
             tokenizer_folder=models.target_folder,
+            moved=models.moved,
             pad_to=step.pad_to,
         )
     if step.makes_trilayer:

@@ -14,7 +14,7 @@ import torch
 from clpds.errors import UserError
 from clpds.recipe import Init, InitMethod, VocabularyMethod
 from clpds.transfer import summary
-from clpds.transfer.baselines import mean_rows, overlap_rows, random_rows, segment, subpiece_rows
+from clpds.transfer.baselines import mean_rows, overlap_rows, random_rows, subpiece_rows
 from clpds.transfer.choose import Choice, best, choose_sparsity, grid, rank
 from clpds.transfer.clp import Variant, clp
 from clpds.transfer.focus import focus
@@ -27,6 +27,7 @@ from clpds.vocabulary.adversarial import REFINEMENTS, Unsupervised, align_advers
 from clpds.vocabulary.alignment import Alignment, align
 from clpds.vocabulary.dictionary import read_dictionary
 from clpds.vocabulary.roles import match_special
+from clpds.vocabulary.segments import segment
 from clpds.vocabulary.static import StaticEmbeddings, read_static, require_same_dimension
 from clpds.vocabulary.subwords import subword_vectors
 

@@ -11,6 +11,7 @@ from clpds.errors import UserError
 from clpds.recipe import Init, InitMethod
 from clpds.transfer.vocabulary_swap import Role, parts, read_rows
 from clpds.vocabulary.overlap import Overlap, overlap
+from clpds.vocabulary.roles import special_ids
 from clpds.vocabulary.tokenizer import load_tokenizer, require_same, rows_needed
 
 # BLOOM's 250,880 rows are 2 GB, a tenth of them shared with a target.
@@ -30,6 +31,8 @@ class Models:
     rows: dict[Role, Tensor]
     """The source's rows by role, (V_s, c): the matrix, then a column for each bias. Those that the overlap speaks of:
     all, or for methods that look at no others the shared tokens' alone."""
+    moved: dict[int, int]
+    """Source id to target id of the tokens that both have; where several share a source token, the first."""
 
     def matrix(self, role: Role, rows: Tensor) -> Tensor:
         """``rows`` without the columns of biases."""
@@ -63,11 +66,19 @@ def open_models(step: Init, source: Checkpoint) -> Models:
     names = parts(source)
     _check_height(source.tensors[names["input"][0]].shape[0], source_tokenizer, step.source)
     shared, ids = overlap(source_tokenizer, target), None
+    moved = dict(zip(shared.source.flip(0).tolist(), shared.target.flip(0).tolist(), strict=True))
+    moved |= _same_roles(source_tokenizer, target)
     if step.method in OF_SHARED_ROWS and not step.extend:
         ids, places = shared.source.unique(return_inverse=True)  # ascending
         shared = replace(shared, source=places)
     rows = {role: read_rows(source, own, ids) for role, own in names.items()}
-    return Models(source, source_tokenizer, helper, target, target_folder, shared, rows)
+    return Models(source, source_tokenizer, helper, target, target_folder, shared, rows, moved)
+
+
+def _same_roles(source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) -> dict[int, int]:
+    """Source id to target id by role; of a token of several roles by the one that matters most."""
+    ours, theirs = special_ids(target), special_ids(source)
+    return {theirs[key]: ours[key] for key in reversed(ours) if key in theirs}
 
 
 def _tokenizer_folder(checkpoint: Checkpoint) -> Path:

@@ -6,17 +6,18 @@ What a method that swaps a vocabulary has to supply is ``Rows``.
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
 from clpds.checkpoint import Checkpoint, LazyTensor, anatomy
 from clpds.checkpoint.anatomy import meta_model
 from clpds.checkpoint.safetensors import is_finite
 from clpds.errors import UserError
 from clpds.vocabulary.blocks import blocks
+from clpds.vocabulary.config_ids import with_ids
 
 Role = Literal["input", "output"]
 Rows = Callable[[Tensor, Role], Tensor]
@@ -25,7 +26,6 @@ Rows = Callable[[Tensor, Role], Tensor]
 Every column is a value a token has: the dimensions of the embedding or of the head, and the head's
 biases. Rows of ids that the target tokenizer does not use may hold anything.
 """
-AnyConfig = TypeVar("AnyConfig", PretrainedConfig, GenerationConfig)
 
 
 def parts(checkpoint: Checkpoint) -> dict[Role, list[str]]:
@@ -74,11 +74,13 @@ def swap_vocabulary(
     used: Tensor,
     special_ids: Mapping[str, int] | None,
     tokenizer_folder: Path,
+    moved: Mapping[int, int] | None = None,
     pad_to: int = 1,
 ) -> Checkpoint:
     """``source`` with ``rows`` of each role for its vocabulary, the target's tokenizer and special ids.
 
-    With ``special_ids`` None, those of the source's config stay. ``used`` are the ids that are tokens.
+    With ``special_ids`` None, the ids of the source's config stay. ``moved`` is source id to target id of the tokens
+    that both have: what the generation config lists of others is dropped. ``used`` are the ids that are tokens.
     All other rows, holes and those that round the number up to a multiple of ``pad_to``, get the mean of
     the rows in use: their logit is then the mean logit, which is never the highest, while a zero or
     random row can win the softmax.
@@ -94,7 +96,8 @@ def swap_vocabulary(
             start += width
     config, generation = copy.deepcopy(source.config), source.generation_config
     if special_ids is not None:
-        config, generation = _with_ids(config, special_ids), generation and _with_ids(generation, special_ids)
+        config = with_ids(config, special_ids, moved or {})
+        generation = generation and with_ids(generation, special_ids, moved or {})
     config.get_text_config().vocab_size = height
     positions = _count_positions_from(source, config)
     return source.derive(
@@ -129,20 +132,12 @@ def _filled(values: Tensor, used: Tensor, height: int, name: str, old: LazyTenso
     return LazyTensor((height, *old.shape[1:]), old.dtype, lambda: rows(0, height), rows, origin)
 
 
-def _with_ids(config: AnyConfig, special_ids: Mapping[str, int]) -> AnyConfig:
-    """A copy whose special ids are the target's; None for a role that the target does not fill."""
-    config = copy.deepcopy(config)
-    for key in [key for key in vars(config) if key.endswith("_token_id")]:
-        setattr(config, key, special_ids.get(key))
-    return config
-
-
 def _count_positions_from(source: Checkpoint, config: PretrainedConfig) -> dict[str, LazyTensor]:
     """The position tables of models that count positions from the padding id (RoBERTa), and their size in ``config``.
 
     Position i has row pad_token_id + 1 + i there: with another padding id the table moves along.
     """
-    before, after = source.config.pad_token_id, config.pad_token_id
+    before, after = (getattr(one.get_text_config(), "pad_token_id", None) for one in (source.config, config))
     vocabulary = anatomy(source.config)
     tables = [
         f"{name}.weight"

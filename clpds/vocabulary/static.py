@@ -10,6 +10,8 @@ Nothing is unpickled: gensim's own format is not read.
 
 import gzip
 import struct
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clpds.bounds import UNPACKED
+from clpds.bounds import UNPACKED, VECTOR_LINE
 from clpds.errors import UserError
 from clpds.progress import progress
 from clpds.refusals import require_given
@@ -123,26 +125,79 @@ def _read_fasttext(file: Path, limit: int | None) -> StaticEmbeddings:
 
 
 def _read_text(file: Path, limit: int | None) -> StaticEmbeddings:
-    from gensim.models import KeyedVectors
+    """A word and its numbers a line, as fastText writes them.
 
+    The numbers stand last, so a word may have spaces. Of a word that stands twice the first vector counts; bytes that
+    are no UTF-8 are no word of a text. Both are left out, and stderr says how many.
+    """
     with _open(file) as stream:
         header = stream.readline(100).split()
-    if not header:
-        raise UserError(f"{file} is empty; expected word embeddings")
-    if len(header) != 2 or not all(part.isdigit() for part in header):
-        raise UserError(
-            f"{file} is no word embeddings: expected a fastText .bin, or text whose first line is the number "
-            "of words and the dimension"
+        if not header:
+            raise UserError(f"{file} is empty; expected word embeddings")
+        if len(header) != 2 or not all(part.isdigit() for part in header):
+            raise UserError(
+                f"{file} is no word embeddings: expected a fastText .bin, or text whose first line is the number "
+                "of words and the dimension"
+            )
+        lines, dimension = int(header[0]), int(header[1])
+        # A number takes a digit and a space.
+        if 2 * lines * dimension > file.stat().st_size * (UNPACKED if file.suffix == ".gz" else 1):
+            raise UserError(
+                f"{file} is cut short: its first line promises {lines:,} words of {dimension:,} numbers; "
+                "download it again"
+            )
+        wanted = lines if limit is None else min(lines, limit)
+        index: dict[str, int] = {}
+        vectors, odd = np.empty((wanted, dimension), np.float32), Counter[str]()
+        for number in range(2, lines + 2):
+            if len(index) == wanted:
+                break
+            parts = stream.readline(VECTOR_LINE).rsplit(None, dimension)
+            if len(parts) <= dimension:
+                raise _odd_line(file, number, dimension, parts)
+            try:
+                vectors[len(index)] = parts[1:]
+            except ValueError as error:
+                raise _odd_line(file, number, dimension, parts) from error
+            try:
+                word = parts[0].decode()
+            except UnicodeDecodeError:
+                odd["are no UTF-8"] += 1
+                continue
+            if not np.isfinite(vectors[len(index)]).all():
+                raise UserError(f"{file}, line {number}: the vector of {word!r} holds NaN or infinity")
+            if word in index:
+                odd["stand there again"] += 1
+                continue
+            index[word] = len(index)
+            odd["end in a number"] += _ends_in_a_number(word)
+    if index and odd.pop("end in a number") == len(index):
+        raise UserError(f"{file}, line 2: more than {dimension} numbers, which is the dimension that line 1 says")
+    if left_out := " and ".join(f"{count:,} {what}" for what, count in sorted(odd.items())):
+        sys.stderr.write(f"{file}: words are left out: {left_out}\n")
+    matrix = torch.from_numpy(vectors[: len(index)])
+    return StaticEmbeddings(str(file), index, matrix, 1 / torch.arange(1, len(index) + 1, dtype=torch.float64))
+
+
+def _odd_line(file: Path, number: int, dimension: int, parts: list[bytes]) -> UserError:
+    if not parts:
+        return UserError(
+            f"{file}, line {number}: nothing there, but line 1 says that there are more words; get it again"
         )
-    words, dimension = map(int, header)
-    # A number takes a digit and a space; gensim makes the table before it reads them.
-    if 2 * words * dimension > file.stat().st_size * (UNPACKED if file.suffix == ".gz" else 1):
-        raise UserError(
-            f"{file} is cut short: its first line promises {words:,} words of {dimension:,} numbers; download it again"
-        )
-    vectors = KeyedVectors.load_word2vec_format(str(file), binary=False, limit=limit, unicode_errors="replace")
-    counts = 1 / torch.arange(1, len(vectors.index_to_key) + 1, dtype=torch.float64)
-    return _of(vectors, counts, file, limit, None)
+    return UserError(f"{file}, line {number}: expected a word and {dimension} numbers, got {_shown(parts)!r}")
+
+
+def _shown(parts: list[bytes]) -> str:
+    return b" ".join(parts).decode(errors="replace")[:60]
+
+
+def _ends_in_a_number(word: str) -> bool:
+    """Whether a number that belongs to the vector may have been taken for a part of the word."""
+    try:
+        float(word.rpartition(" ")[2])
+    except ValueError:
+        return False
+    return " " in word
 
 
 def _of(

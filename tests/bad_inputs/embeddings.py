@@ -26,13 +26,13 @@ ROWS = [
     Row(
         "embeddings with a short line",
         WECHSEL,
-        "de.vec is no word embeddings that can be read",
+        "de.vec, line 2: expected a word and 3 numbers, got 'und 1 2'",
         (write("de.vec", "2 3\nund 1 2\nder 2 1 3\n"),),
     ),
     Row(
         "embeddings with words for numbers",
         WECHSEL,
-        "de.vec is no word embeddings that can be read",
+        "de.vec, line 2: expected a word and 2 numbers, got 'und a b'",
         (write("de.vec", "1 2\nund a b\n"),),
     ),
     Row(
@@ -44,7 +44,7 @@ ROWS = [
     Row(
         "embeddings with NaN",
         WECHSEL,
-        "de.vec: the vector of 'und' holds NaN or infinity",
+        "de.vec, line 2: the vector of 'und' holds NaN or infinity",
         (write("de.vec", "1 4\nund nan 1 2 3\n"),),
     ),
     Row("embeddings that claim to be endless", WECHSEL, "de.vec", (write("de.vec", f"{10**15} 300\nund 1\n"),)),

@@ -1,8 +1,11 @@
 """compare-init on tiny models: what may run, what is measured, what is kept."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,6 +88,32 @@ def test_the_numbers_are_those_of_init_and_eval_and_are_kept(
     assert screen.index("mean") < screen.index("overlap")
     compare_init(replace(options, sequence_length=32))
     assert json.loads(file.read_text())["bits_per_byte"] < 99
+
+
+def die_in_mean(label: str, *rest: Any) -> None:
+    """In the child, which knows the true function."""
+    from clpds.comparison.compare_init import _measure
+
+    if label == "mean":
+        os.kill(os.getpid(), signal.SIGKILL)
+    _measure(label, *rest)
+
+
+def test_a_method_that_died_is_named_and_the_exit_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    english, german = tiny_tokenizer("byte_bpe", "en"), tiny_tokenizer("unigram", "de")
+    source = save_model(tmp_path / "source", tiny_model("llama", len(english)), english)
+    german.save_pretrained(tmp_path / "german")
+    recipe, held_out, out = tmp_path / "recipe.yaml", tmp_path / "held_out.txt", tmp_path / "all"
+    keys = f"verb: init, method: mean, source: {source}, tokenizer: {tmp_path / 'german'}, out: o"
+    recipe.write_text(f"steps: {{only: {{{keys}}}}}", encoding="utf-8")
+    held_out.write_text("Im Anfang schuf Gott Himmel und Erde\n" * 9, encoding="utf-8")
+    monkeypatch.setattr("clpds.comparison.compare_init._measure", die_in_mean)
+    options = CompareInit(recipe=recipe, data=held_out, sequence_length=32, methods=("overlap", "mean"), out=out)
+    with pytest.raises(UserError, match=r"1 of 2 methods failed, .*: mean: killed by signal 9, perhaps for memory"):
+        compare_init(options)
+    results = {result["method"]: result for result in json.loads((out / "compare.json").read_text())}
+    assert results["overlap"]["bits_per_byte"] > 0
+    assert "killed" in results["mean"]["error"]
 
 
 def test_an_error_of_every_method_is_the_error(tmp_path: Path) -> None:

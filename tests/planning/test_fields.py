@@ -14,7 +14,7 @@ from clpds.inspection import inspect
 from clpds.planning.cost import Work, options
 from clpds.planning.fields import NUMBERS, SWITCHES, TEXTS
 from clpds.planning.follow import stage_config
-from clpds.planning.gguf_header import gguf_config
+from clpds.planning.gguf_config import gguf_config
 from clpds.planning.plan import device_of
 from clpds.planning.size import FAMILIES, size_of
 from clpds.planning.zero import read_zero

@@ -13,7 +13,7 @@ from gguf import GGUFReader
 from clpds.data.samples import package_file
 from clpds.errors import UserError
 from clpds.planning.follow import data_vocabulary, sequence_length, stage_config
-from clpds.planning.gguf_header import gguf_config
+from clpds.planning.gguf_config import gguf_config
 from clpds.planning.size import size_of
 from clpds.recipe import Train, load_recipe
 from tests.tiny import save_model, tiny_model, tiny_tokenizer

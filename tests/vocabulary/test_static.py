@@ -107,6 +107,21 @@ def test_text_holds_the_same_words_plain_or_compressed_or_the_first_of_them(vec:
     assert torch.equal(first.matrix, found.matrix[:7])
 
 
+def test_words_twice_with_spaces_or_of_no_text_are_read_as_fasttext_means_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen in cc.ja.300.vec and wiki.en.vec; fastText ends each line in a space and separates by ASCII white space."""
+    lines = ["Gott 1 2 ", "New York 3 4", "5 5 6", "\u00a0 7 8", "a\u2028b 9 10", "Gott 0 0", "Windows 95 11 12"]
+    content = b"10 2\n" + b"\xe3\x81 0 0\n\xe3\x82 0 0\n" + "\n".join(lines).encode() + b"\ntab\t13\t14\r\n"
+    (tmp_path / "odd.vec").write_bytes(content)
+    found = read_static(tmp_path / "odd.vec")
+    assert list(found.index) == ["Gott", "New York", "5", "\u00a0", "a\u2028b", "Windows 95", "tab"]
+    assert found.matrix.flatten().tolist() == list(range(1, 15))
+    assert found.counts.tolist() == [1 / rank for rank in range(1, 8)]
+    assert "words are left out: 2 are no UTF-8 and 1 stand there again" in capsys.readouterr().err
+    assert list(read_static(tmp_path / "odd.vec", limit=2).index) == ["Gott", "New York"]
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, ("ran",)
@@ -126,9 +141,13 @@ def test_no_pickle_is_ever_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     [
         (b"", "is empty"),
         (b"the 0.1 0.2\nof 0.3 0.4\n", "first line is the number of words and the dimension"),
-        (b"2 3\nthe 1 2 3\nof 1 2\n", "is no word embeddings that can be read"),
-        (b"3 2\nthe 1 2\nof 1 2\n", "is no word embeddings that can be read"),
-        (b"2 2\nthe 1 2\nof nan 2\n", "the vector of 'of' holds NaN"),
+        (b"2 3\nthe 1 2 3\nof 1 2\n", "line 3: expected a word and 3 numbers, got 'of 1 2'"),
+        (b"2 3\nthe 1 2 3\n4 5 6\n", "line 3: expected a word and 3 numbers, got '4 5 6'"),
+        (b"2 2\nthe 1 2\nof 1 two\n", "line 3: expected a word and 2 numbers, got 'of 1 two'"),
+        (b"2 2\nthe 1 2\n\n", "line 3: nothing there"),
+        (b"3 2\nthe 1 2\nof 1 2\n", "line 4: nothing there, but line 1 says that there are more words"),
+        (b"2 2\nthe 1 2\nof nan 2\n", "line 3: the vector of 'of' holds NaN"),
+        (b"2 2\nthe 1 2 3\nof 1 2 3\n", "line 2: more than 2 numbers, which is the dimension that line 1 says"),
         (b"0 2\n", "holds no words"),
     ],
 )

@@ -1,6 +1,6 @@
-"""The header of a GGUF file as a config.
+"""The header of a GGUF file.
 
-The ``gguf`` package reads the header too, but makes an object of each token and each merge, two
+The ``gguf`` package reads it too, but makes an object of each token and each merge, two
 seconds for 49,152 of them, where a login node should answer at once.
 Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -16,7 +16,6 @@ from clpds.refusals import require_given
 
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 # By the end of a field's name.
 _MOST = {
     "block_count": LAYERS, "expert_count": COUNTED, "head_count": COUNTED,
@@ -62,30 +61,6 @@ class Header(NamedTuple):
         value = self.fields.get(key)
         found = "missing" if value is None else "a list" if isinstance(value, Length) else f"{value!r:.80}"
         return UserError(f"{self.file}: {key} is {found}; expected {expected}; fetch the file again")
-
-
-def gguf_config(file: Path) -> dict[str, Any]:
-    """What config.json would say of the model; UserError for a damaged file or an architecture not known here."""
-    header = read_header(file)
-    family = header.text("general.architecture")
-    if family not in _FAMILIES:
-        known = ", ".join(_FAMILIES)
-        raise UserError(f"{file} is of architecture '{family}', plan reads {known}; convert it first (clpds convert)")
-    key_length = f"{family}.attention.key_length"
-    return {
-        "model_type": _FAMILIES[family],
-        "vocab_size": header.length("tokenizer.ggml.tokens"),
-        "hidden_size": header.number(f"{family}.embedding_length"),
-        "num_hidden_layers": header.number(f"{family}.block_count"),
-        "num_attention_heads": header.number(f"{family}.attention.head_count"),
-        "num_key_value_heads": header.number(f"{family}.attention.head_count_kv"),
-        "head_dim": header.number(key_length) if key_length in header.fields else None,
-        "intermediate_size": header.number(f"{family}.feed_forward_length"),
-        "max_position_embeddings": header.number(f"{family}.context_length"),
-        "hidden_act": "silu",
-        "tie_word_embeddings": "output.weight" not in header.tensors,
-        "dtype": "float32",
-    }
 
 
 def read_header(file: Path) -> Header:
