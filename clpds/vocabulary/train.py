@@ -19,7 +19,7 @@ from clpds.data.read import read_documents
 from clpds.errors import UserError
 from clpds.output import check_free, new_folder
 from clpds.progress import progress
-from clpds.vocabulary.tokenizer import declare_class, save
+from clpds.vocabulary.tokenizer import save
 
 # GPT-2's words without its English contractions, and with the marks that Arabic, Hindi or Thai
 # write over and under letters kept inside the word.
@@ -62,7 +62,6 @@ def train_tokenizer(step: recipe.Tokenizer) -> None:
     )
     with new_folder(step.out, overwrite=step.overwrite) as folder:
         save(tokenizer, folder)
-        declare_class(folder / "tokenizer_config.json")
         inputs = {f"input {number}": path for number, path in enumerate(step.input, 1)}
         provenance.record(folder, step, inputs, tokens=len(tokenizer), documents=len(documents))
     if len(tokenizer) < step.vocab_size:
