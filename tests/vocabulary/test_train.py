@@ -148,7 +148,8 @@ def test_stretches_without_white_space_are_learnt_and_known(
     corpus = tmp_path / "th.txt"
     corpus.write_text("\n".join(lines), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "COVERAGE", 0.9999)
+        if kind == "unigram":  # in WordPiece a letter without a token makes all of its word unknown
+            patch.setattr(train, "COVERAGE", 0.9999)
         out = _train(corpus, kind, tmp_path / "out", 200)
     vocabulary = load_tokenizer(out).get_vocab()
     prefix = "##" if kind == "wordpiece" else ""
