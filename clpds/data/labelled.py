@@ -117,11 +117,8 @@ def encode(
     start, end, padding = ends_of(tokenizer)
     dtype = "uint16" if rows_needed(tokenizer) <= 2**16 else "int32"
     room = length - len(start) - len(end)
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
     with no_panic(tokenizer.name_or_path):
-        encodings = backend.encode_batch(found.texts, add_special_tokens=False)
+        encodings = tokenizer.backend_tokenizer.encode_batch(found.texts, add_special_tokens=False)
     ids = np.full((len(encodings), length), padding, dtype)
     ends = np.empty(len(encodings), np.int32)
     for number, encoding in enumerate(encodings):

@@ -21,13 +21,14 @@ Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def count_tokens(files: Iterable[Path], split: str) -> dict[str, int]:
-    """Documents, tokens and bytes of text of a split in these chunks."""
-    counts = {"documents": 0, "tokens": 0, "bytes": 0}
+    """Documents, tokens and bytes of text of a split in these chunks, and how many of these bytes are unknown."""
+    counts = {"documents": 0, "tokens": 0, "bytes": 0, "unknown_bytes": 0}
     for file in files:
         with np.load(file) as chunk:
             counts["documents"] += len(chunk[f"{split}_lengths"])
             counts["tokens"] += int(chunk[f"{split}_lengths"].sum(dtype=np.int64))
             counts["bytes"] += int(chunk[f"{split}_bytes"].sum(dtype=np.int64))
+            counts["unknown_bytes"] += int(chunk[f"{split}_unknown"].sum(dtype=np.int64))
     return counts
 
 

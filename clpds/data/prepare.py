@@ -25,6 +25,7 @@ from clpds.data.labelled import prepare_labelled
 from clpds.data.pack import Counts, count_tokens, write_blocks
 from clpds.data.read import check_input, input_bytes, input_files, read_documents
 from clpds.data.tokenise import PLAN, SPLITS, open_work, tokenise, unfinished
+from clpds.data.unknown import unknown_id, unknown_share, warn_of_unknown
 from clpds.errors import UserError
 from clpds.folders import mark
 from clpds.output import check_disk, human_bytes, remove_marked, write_text
@@ -157,6 +158,7 @@ def _plan(step: recipe.Data, tokenizer: PreTrainedTokenizerBase) -> dict[str, An
         "start": start,
         "end": end,
         "padding": padding,
+        "unknown": unknown_id(tokenizer.backend_tokenizer),
         "dtype": "uint16" if rows_needed(tokenizer) <= 2**16 else "int32",
         "seed": step.seed,
         "validation_fraction": step.validation_fraction,
@@ -170,10 +172,7 @@ def _plan(step: recipe.Data, tokenizer: PreTrainedTokenizerBase) -> dict[str, An
 
 def _save_tokenizer(source: Path, tokenizer: PreTrainedTokenizerBase, work: Path) -> None:
     """``tokenizer.json`` for the workers, and the folder ``tokenizer/`` that the output will carry."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    write_text(work / "tokenizer.json", backend.to_str())
+    write_text(work / "tokenizer.json", tokenizer.backend_tokenizer.to_str())
     save_copy(source, tokenizer, work / "tokenizer")
 
 
@@ -232,8 +231,11 @@ def _finish(step: recipe.Data, work: Path, counts: Counts, world: World) -> None
 
 
 def _show(counts: Counts) -> None:
-    table = Table("split", "documents", "blocks", "tokens", "text", "bytes per token")
+    table = Table("split", "documents", "blocks", "tokens", "text", "bytes per token", "unknown")
     for split, count in counts.items():
         numbers = (f"{count[key]:,}" for key in ("documents", "blocks", "tokens"))
-        table.add_row(split, *numbers, human_bytes(count["bytes"]), f"{count['bytes'] / count['tokens']:.2f}")
+        share = unknown_share(count)
+        bytes_a_token = f"{count['bytes'] / count['tokens']:.2f}"
+        table.add_row(split, *numbers, human_bytes(count["bytes"]), bytes_a_token, f"{share:.2%}")
+        warn_of_unknown(share, f"the {split} text", "train a tokenizer on text of this kind, or take a byte-level one")
     Console().print(table)

@@ -114,8 +114,6 @@ def _rows(
     """A row for each pair, or why it is left out."""
     start, end, padding = frame
     backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
     for first in range(0, len(sentences), AT_ONCE):
         part = sentences[first : first + AT_ONCE]
         with no_panic(tokenizer.name_or_path):

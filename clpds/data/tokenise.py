@@ -27,10 +27,11 @@ from tokenizers import Tokenizer
 from clpds.errors import UserError
 from clpds.output import naming
 from clpds.progress import progress
+from clpds.vocabulary.marker import markers_only
 from clpds.vocabulary.panics import no_panic
 
 SPLITS = ("train", "validation")
-WHAT = ("ids", "bytes", "lengths")
+WHAT = ("ids", "bytes", "lengths", "unknown")
 PLAN = "plan.json"
 AT_ONCE = 256  # documents handed to the tokenizer together
 _work: "Work"  # of a worker process
@@ -46,8 +47,11 @@ class Work:
     tokenizer: Tokenizer
     spelled: np.ndarray | None
     """``spelled_bytes`` of the tokenizer."""
+    markers: np.ndarray
+    """``markers_only`` of the tokenizer."""
     plan: dict[str, Any]
-    """``start`` and ``end``: ids put round a document; ``dtype`` of ids; ``seed``; ``validation_fraction``."""
+    """``start`` and ``end``: ids put round a document; ``unknown``: the id of what the tokenizer does not know, or
+    None; ``dtype`` of ids; ``seed``; ``validation_fraction``."""
 
     def file(self, number: int) -> Path:
         """Where chunk ``number`` lies when it is finished."""
@@ -63,7 +67,7 @@ def open_work(folder: Path) -> Work:
     plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
     table = pa.ipc.open_stream(pa.memory_map(str(folder / "documents.arrow"))).read_all()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return Work(folder, table.column("text"), tokenizer, spelled_bytes(tokenizer), plan)
+    return Work(folder, table.column("text"), tokenizer, spelled_bytes(tokenizer), markers_only(tokenizer), plan)
 
 
 def unfinished(folder: Path) -> list[int]:
@@ -103,7 +107,8 @@ def tokenise_chunk(work: Work, number: int) -> None:
     """Write chunk ``number``, atomically: for each split the ids of its documents, and what they stand for.
 
     Arrays ``SPLIT_ids`` and ``SPLIT_bytes`` (all tokens of all documents), ``SPLIT_lengths`` (tokens
-    of each document). A document that the tokenizer finds nothing in is left out.
+    of each document) and ``SPLIT_unknown`` (bytes of it that are unknown). A document that the tokenizer finds
+    nothing in is left out.
     """
     plan = work.plan
     start, end = np.array(plan["start"], plan["dtype"]), np.array(plan["end"], plan["dtype"])
@@ -113,6 +118,8 @@ def tokenise_chunk(work: Work, number: int) -> None:
         arrays[f"{split}_ids"] += [start, ids, end]
         arrays[f"{split}_bytes"] += [np.zeros_like(start), sizes, np.zeros_like(end)]
         arrays[f"{split}_lengths"].append(np.array([len(start) + len(ids) + len(end)]))
+        unknown = 0 if plan["unknown"] is None else sizes[ids == plan["unknown"]].sum()
+        arrays[f"{split}_unknown"].append(np.array([unknown]))
     joined: dict[str, Any] = {
         key: _narrow(np.concatenate(parts or [np.empty(0, np.int64)])) for key, parts in arrays.items()
     }
@@ -143,7 +150,7 @@ def _encoded(work: Work, texts: list[str]) -> Iterator[tuple[bytes, np.ndarray, 
             sizes = None if work.spelled is None else work.spelled[ids]
             if sizes is None or sizes.sum() != len(raw):
                 offsets = encoding.offsets if sizes is None else plain([text])[0].offsets
-                sizes = token_bytes(raw, offsets)
+                sizes = token_bytes(raw, offsets, work.markers[ids])
             yield raw, ids, sizes
 
 
@@ -168,15 +175,22 @@ def spelled_bytes(tokenizer: Tokenizer) -> np.ndarray | None:
     return spelled
 
 
-def token_bytes(raw: bytes, offsets: list[tuple[int, int]]) -> np.ndarray:
+def token_bytes(raw: bytes, offsets: list[tuple[int, int]], markers: np.ndarray) -> np.ndarray:
     """How many bytes of the UTF-8 text ``raw`` each token stands for, int64; they add up to ``len(raw)``.
 
     ``offsets`` are the tokens' first and last character + 1. A token stands for the bytes between
     the furthest end before it and its own: of several tokens inside one character the first stands for
     it, spaces that a tokenizer drops count for the token after them, at the end of the text for the last.
+    ``markers`` (as many, bool) are true for tokens that are only a marker for spaces: one that the text has no
+    space for, put before its first word, has the offsets of the letter behind it and stands for none of that.
     """
     starts = np.append(np.flatnonzero(np.frombuffer(raw, np.uint8) & 0xC0 != 0x80), len(raw))
-    ends = starts[np.array(offsets)[:, 1]]
+    spans = np.array(offsets)
+    for place in np.flatnonzero(markers):
+        first = spans[place, 0]
+        if first < len(starts) - 1 and not raw[starts[first] : starts[first + 1]].decode().isspace():
+            spans[place, 1] = first
+    ends = starts[spans[:, 1]]
     ends[-1] = len(raw)
     return np.diff(np.maximum.accumulate(ends), prepend=0)
 

@@ -17,6 +17,7 @@ from clpds import provenance, recipe
 from clpds.checkpoint import Checkpoint, anatomy
 from clpds.data.blocks import Blocks, open_blocks
 from clpds.data.prepare import prepare
+from clpds.data.unknown import unknown_share, warn_of_unknown
 from clpds.errors import UserError
 from clpds.evaluation.accuracy import measure_task, show_task
 from clpds.evaluation.model import is_masked, load_model, open_model, tokenizer_folder
@@ -70,6 +71,9 @@ def measure(step: recipe.Eval, checkpoint: Checkpoint) -> dict[str, Any]:
         )
         model = load_model(checkpoint)
         result = score(model, blocks, count=count, micro_batch=step.micro_batch, masked=masked, seed=step.seed)
+        share = unknown_share((provenance.read(folder) or {})["splits"]["validation"])
+        if folder == step.data:  # of raw text `data` has said it
+            warn_of_unknown(share, str(step.data), "bits per byte flatter a model that need not predict it")
         return {
             "model": str(step.model),
             "data": str(step.data),
@@ -79,6 +83,7 @@ def measure(step: recipe.Eval, checkpoint: Checkpoint) -> dict[str, Any]:
             "bits_per_byte": result.bits_per_byte,
             "tokens": result.tokens,
             "bytes": result.bytes,
+            "unknown_share": share,
             "blocks": count,
             "sequence_length": blocks.sequence_length,
             "tokenizer": (tokenizer_hash := _tokenizer_hash(tokenizer)),
@@ -149,4 +154,6 @@ def _show(numbers: dict[str, Any]) -> None:
     if size is not None:
         table.add_row("bits per byte", f"{numbers['bits_per_byte']:.4f}")
         table.add_row("bytes", f"{size:,}, {size / tokens:.2f} a token")
+    if numbers["unknown_share"] is not None:
+        table.add_row("unknown", f"{numbers['unknown_share']:.2%} of the text, by bytes")
     Console(highlight=False, markup=False).print(table)

@@ -27,7 +27,7 @@ def extend_vocabulary(
     both = {role: torch.cat([old[:first], rows[role][added]]) for role, old in models.rows.items()}
     folder = tempfile.TemporaryDirectory(prefix="clpds-tokenizer-")
     assert models.source.tokenizer_folder is not None  # open_models
-    save_extended(extension, models.source.tokenizer_folder, Path(folder.name))
+    save_extended(extension, models.source_tokenizer, models.source.tokenizer_folder, Path(folder.name))
     result = swap_vocabulary(
         models.source,
         both,

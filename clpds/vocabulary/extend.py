@@ -7,7 +7,10 @@ What "formed" takes depends on the model in ``tokenizer.json``:
 - Unigram: a score a hair above that of the tokens that the text had so far.
 - WordPiece: the token alone; it matches the longest it has, so that words which begin with a new token change.
 
-With the first two, putting the old tokens back in place of the new ones gives the old cut of any text
+The source's added tokens go into the model's vocabulary too: the library tokenizers keeps the ids of those alone, and
+counts the others on from the vocabulary's size, which the new tokens have made larger.
+
+With the first two models, putting the old tokens back in place of the new ones gives the old cut of any text
 whose letters the tokenizer knew.
 """
 
@@ -26,7 +29,7 @@ from transformers import PreTrainedTokenizerBase
 from clpds.errors import UserError
 from clpds.tokenizer_files import tokenizer_files
 from clpds.vocabulary.pieces import Piece, pieces, respelling
-from clpds.vocabulary.tokenizer import backend, declare_class, rows_needed
+from clpds.vocabulary.tokenizer import backend, check_written, declare_class, rows_needed, token_ids
 
 SLOW_FILES = ("vocab.json", "merges.txt", "vocab.txt", "*.model")  # the vocabulary once more, without the new tokens
 GAIN = 1e-4  # score for each token that a new one saves: less than any two cuts of a text differ by
@@ -66,22 +69,44 @@ def extend(source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase, ids
     kind = pipeline["model"]["type"]
     if kind not in FORM:
         raise UserError(f"tokenizers of type {kind} cannot be extended; leave out --extend")
-    respell = respelling(source)
+    respell, taken = respelling(source), token_ids(source)
     wanted = {id_: known[id_] for id_ in ids if id_ in known}
-    candidates = {id_: found for id_, piece in wanted.items() if (found := _candidate(source, piece, respell(piece)))}
+    candidates: dict[int, Candidate] = {}
+    for id_, piece in wanted.items():
+        found = _candidate(source, piece, respell(piece))
+        if found and found.spelling not in taken:
+            candidates[id_] = found
+            taken[found.spelling] = id_
     first = rows_needed(source)
+    _hold_added_tokens(pipeline)
     added = sorted(FORM[kind](pipeline, candidates, first))
     return Extension(pipeline, first, added, len(wanted) - len(added))
 
 
-def save_extended(extension: Extension, source: Path, folder: Path) -> None:
-    """Write the tokenizer files of ``source`` into ``folder`` with the vocabulary of ``extension``."""
+def save_extended(extension: Extension, tokenizer: PreTrainedTokenizerBase, source: Path, folder: Path) -> None:
+    """Write ``tokenizer``'s files from ``source`` into ``folder`` with the vocabulary of ``extension``.
+
+    Raises UserError where what was written opens with another id, role or cut of the old tokens.
+    """
     for file in tokenizer_files(source):
         if not any(fnmatchcase(file.name, pattern) for pattern in SLOW_FILES):
             shutil.copyfile(file, folder / file.name)
     text = json.dumps(extension.pipeline, ensure_ascii=False, indent=2)
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
-    declare_class(folder / "tokenizer_config.json")
+    declare_class(folder / "tokenizer_config.json", tokenizer.special_tokens_map)
+    check_written(tokenizer, folder, f"the tokenizer of {source} with new tokens", extended=True)
+
+
+def _hold_added_tokens(pipeline: Pipeline) -> None:
+    """Put the added tokens that lie behind the model's vocabulary into it, and fill a list's holes with names."""
+    model = pipeline["model"]
+    added = {token["id"]: token["content"] for token in pipeline["added_tokens"]}
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {content: id_ for id_, content in added.items()} | model["vocab"]
+        return
+    lowest = min(score for _, score in model["vocab"])  # of a unigram model, in which a token's place is its id
+    beyond = range(len(model["vocab"]), max(added, default=-1) + 1)
+    model["vocab"] += [[added.get(id_, f"<unused {id_}>"), lowest] for id_ in beyond]
 
 
 def _candidate(tokenizer: PreTrainedTokenizerBase, piece: Piece, spelling: str | None) -> Candidate | None:
@@ -146,9 +171,6 @@ def _unigram(pipeline: Pipeline, candidates: Mapping[int, Candidate], first: int
     """Letters with the lowest score there is, all others with their parts' sum and GAIN for each part saved."""
     vocabulary = pipeline["model"]["vocab"]
     lowest = min(score for _, score in vocabulary)
-    # A token's place is its id, but added tokens have ids beyond the list.
-    beyond = {token["id"]: token["content"] for token in pipeline["added_tokens"]}
-    vocabulary += [[beyond.get(id_, f"<unused {id_}>"), lowest] for id_ in range(len(vocabulary), first)]
     letters = {id_ for id_, candidate in candidates.items() if len(candidate.spelling) == 1}
     cut = _with_letters(pipeline, [[candidates[id_].spelling, lowest] for id_ in sorted(letters)])
     scores = dict(vocabulary)

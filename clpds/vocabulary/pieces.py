@@ -1,13 +1,13 @@
 """What each token stands for: the bytes of its text, whatever alphabet its tokenizer spells them in.
 
-The spelling is read off the tokenizer's own pipeline (``tokenizer.json``), never off a class name:
+How it spells is found by handing its pipeline a text, never read off a class's name or a file's layout:
 
 - byte-level BPE (GPT-2, Llama 3): one character of the alphabet a byte, ``Ġ`` is the space;
 - a marker for the space (SentencePiece BPE and unigram): ``▁``, with ``<0xNN>`` for single bytes;
 - a prefix for the inside of a word (WordPiece): ``##en`` is ``en``, ``Gott`` is a space and ``Gott``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from clpds.errors import UserError
 from clpds.tokenizer_files import BYTE_TOKEN
+from clpds.vocabulary.marker import byte_alphabet, is_byte_level, space_marker, spell
 from clpds.vocabulary.tokenizer import backend, token_ids
 
 Kind = Literal["text", "byte"]
@@ -36,7 +37,7 @@ def pieces(tokenizer: PreTrainedTokenizerBase) -> dict[int, Piece]:
     Raises UserError where the pipeline does not show which tokens begin a word.
     """
     pipeline = backend(tokenizer)
-    spell = _spelling(tokenizer, pipeline)
+    piece_of = _spelling(tokenizer, pipeline)
     added = {token["id"] for token in pipeline["added_tokens"]}
     special = special_tokens(tokenizer)
     found = {}
@@ -44,21 +45,24 @@ def pieces(tokenizer: PreTrainedTokenizerBase) -> dict[int, Piece]:
         if (byte := _fallback_byte(tokenizer, token)) is not None:
             found[id_] = Piece("byte", byte)
         elif id_ not in special:
-            found[id_] = spell(token, id_ in added)
+            found[id_] = piece_of(token, id_ in added)
     return found
 
 
 def respelling(tokenizer: PreTrainedTokenizerBase) -> Callable[[Piece], str | None]:
     """The function piece -> how ``tokenizer`` would spell it, None for a piece that it has no spelling for."""
     pipeline = backend(tokenizer)
-    spell, marker = _spelling(tokenizer, pipeline), _marker(pipeline)
+    piece_of, marker = _spelling(tokenizer, pipeline), space_marker(tokenizer.backend_tokenizer)
     prefix = pipeline["model"].get("continuing_subword_prefix")
 
     def respell(piece: Piece) -> str | None:
         text = piece.bytes.decode(errors="replace")
-        spellings = ["".join(_CHARACTERS[byte] for byte in piece.bytes)]
-        spellings += [text.replace(" ", marker)] if marker else [text.removeprefix(" "), f"{prefix}{text}"]
-        return next((one for one in spellings if one and spell(one, False) == piece), None)
+        spellings = [spell(piece.bytes)]
+        if prefix and (marker or " ").isspace():
+            spellings += [text.removeprefix(" "), f"{prefix}{text}"]
+        else:
+            spellings += [text.replace(" ", marker or " ")]
+        return next((one for one in spellings if one and piece_of(one, False) == piece), None)
 
     return respell
 
@@ -82,62 +86,24 @@ def _fallback_byte(tokenizer: PreTrainedTokenizerBase, token: str) -> bytes | No
 
 def _spelling(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> Callable[[str, bool], Piece]:
     """The function (spelling, whether added) -> piece of this pipeline."""
-    parts, model = _parts(pipeline), pipeline["model"]
+    model, marker = pipeline["model"], space_marker(tokenizer.backend_tokenizer)
     if model.get("end_of_word_suffix"):
         raise UserError(f"tokenizers that mark the end of a word ({model['end_of_word_suffix']}) are not supported")
-    if any(part["type"] == "ByteLevel" for part in parts):
+    if is_byte_level(tokenizer.backend_tokenizer):
         return _byte_level
-    if marker := _marker(pipeline):
+    if marker and not marker.isspace():
         return lambda token, added: Piece("text", token.replace(marker, " ").encode())
     if prefix := model.get("continuing_subword_prefix"):
         return _word_pieces(tokenizer, prefix)
+    if marker:  # the model sees spaces as they are
+        return lambda token, added: Piece("text", token.encode())
     raise UserError(
         f"the tokenizer's pipeline ({model['type']}) has neither a byte-level alphabet nor a marker for spaces "
         "nor a prefix for the inside of words; which of its tokens begin a word is unknown"
     )
 
 
-def _marker(pipeline: dict[str, Any]) -> str | None:
-    """The character that stands for a space, where there is one."""
-    return next((mark for part in _parts(pipeline) if (mark := _space_marker(part))), None)
-
-
-def _parts(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
-    return [part for key in ("normalizer", "pre_tokenizer", "decoder") for part in _walk(pipeline[key])]
-
-
-def _walk(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """A component and all that it is made of."""
-    if part is None:
-        return
-    yield part
-    for key in ("normalizers", "pretokenizers", "decoders"):
-        for inner in part.get(key, ()):
-            yield from _walk(inner)
-
-
-def _space_marker(part: dict[str, Any]) -> str | None:
-    """The character that this component writes for a space, or reads as one."""
-    if part["type"] == "Metaspace":
-        return str(part["replacement"])
-    if part["type"] == "Replace":
-        pattern, content = part["pattern"].get("String"), part["content"]
-        if pattern == " ":
-            return str(content)
-        if content == " ":
-            return str(pattern)
-    return None
-
-
-def byte_alphabet() -> dict[str, int]:
-    """Character to byte, as GPT-2 fixed it: printable Latin-1 stands for itself, the rest moves to 256 and up."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    moved = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(moved)}
-
-
 _ALPHABET = byte_alphabet()
-_CHARACTERS = {byte: character for character, byte in _ALPHABET.items()}
 _BYTES = {ord(character): byte for character, byte in _ALPHABET.items()}  # which Latin-1 spells as themselves
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from clpds.inside import read_json
 from clpds.output import write_text
 from clpds.refusals import require_given
 from clpds.tokenizer_files import copy_tokenizer, has_tokenizer, require_small_files
+from clpds.vocabulary import differences
+from clpds.vocabulary.converted import require_cuts_of_sentencepiece
 from clpds.vocabulary.panics import no_panic
 
 
@@ -22,18 +25,39 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of ``folder`` (a tokenizer's or a model's), backed by the library tokenizers.
 
     Where there is a ``tokenizer.json`` it is taken as it stands: the classes of transformers 5 build
-    some pipelines anew from its vocabulary, for instance Qwen2's whatever the file says.
-    Raises UserError where there is none, it cannot be read, or transformers cannot convert it.
+    some pipelines anew from its vocabulary, for instance Qwen2's whatever the file says. Truncation, padding and
+    BPE dropout are off. Raises UserError where there is none, it cannot be read, or transformers cannot convert it
+    so that it cuts texts as SentencePiece does.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist; expected a folder with tokenizer files")
     if not has_tokenizer(folder):
         raise UserError(f"{folder} has no tokenizer; expected tokenizer.json or the vocabulary that it is made from")
     require_small_files(folder)
+    tokenizer = fit_for_work(_open(folder))
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{folder} holds a {type(tokenizer).__name__}, which transformers cannot convert to a fast tokenizer; "
+            "save it with a tokenizer.json"
+        )
+    ids = token_ids(tokenizer).values()
+    if len(ids) > 1 and len(set(ids)) == 1:  # single ids may stand twice, for an added token's second spelling
+        raise UserError(f"{folder}: all {len(ids):,} tokens have the same id; fetch the tokenizer again")
+    if not (folder / "tokenizer.json").is_file():
+        require_cuts_of_sentencepiece(tokenizer.backend_tokenizer, folder)
+    return tokenizer
+
+
+def _open(folder: Path) -> PreTrainedTokenizerBase:
     file = folder / "tokenizer.json"
     try:
         with no_panic(folder):
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            except Exception:  # a class that does not understand its own older files
+                if not file.is_file():
+                    raise
+                return PreTrainedTokenizerFast.from_pretrained(folder)
             if file.is_file() and type(tokenizer) is not PreTrainedTokenizerFast:
                 known = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
                 # Old folders leave their special tokens to the class, which may also name some of its own.
@@ -46,14 +70,19 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise UserError(
             f"{folder} holds a tokenizer that transformers cannot open: {' '.join(str(error).split())}"
         ) from error
-    if not tokenizer.is_fast:
-        raise UserError(
-            f"{folder} holds a {type(tokenizer).__name__}, which transformers cannot convert to a fast tokenizer; "
-            "save it with a tokenizer.json"
-        )
-    ids = token_ids(tokenizer).values()
-    if len(ids) > 1 and len(set(ids)) == 1:  # single ids may stand twice, for an added token's second spelling
-        raise UserError(f"{folder}: all {len(ids):,} tokens have the same id; fetch the tokenizer again")
+    return tokenizer
+
+
+def fit_for_work(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The same tokenizer, which cuts all of a text and always alike.
+
+    A ``tokenizer.json`` may tell it to cut texts off, to fill them up, or to leave out merges by chance (BPE dropout).
+    """
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+        if getattr(tokenizer.backend_tokenizer.model, "dropout", None) is not None:
+            tokenizer.backend_tokenizer.model.dropout = None
     return tokenizer
 
 
@@ -87,34 +116,57 @@ def backend(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 def require_same(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase, name_a: str, name_b: str) -> None:
     """Raise UserError that says in what the two differ, unless they give every text the same ids."""
-    differences = _vocabulary_differences(token_ids(a), token_ids(b), name_a, name_b)
-    differences = differences or _pipeline_differences(backend(a), backend(b))
-    if differences:
-        raise UserError(f"{name_a} and {name_b} have different tokenizers: {'; '.join(differences)}")
+    found = differences.of_vocabularies(token_ids(a), token_ids(b), name_a, name_b)
+    found = found or differences.of_pipelines(backend(a), backend(b))
+    if found:
+        raise UserError(f"{name_a} and {name_b} have different tokenizers: {'; '.join(found)}")
 
 
 def save_copy(source: Path, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Make ``folder`` with ``tokenizer``'s files from ``source``, or with new ones if these do not say all."""
+    """Make ``folder`` with ``tokenizer``'s files from ``source``, or with new ones if these do not say all.
+
+    Raises UserError where neither opens as ``tokenizer``.
+    """
     folder.mkdir()
     copy_tokenizer(source, folder)
     try:
-        again = load_tokenizer(folder)
-        require_same(tokenizer, again, str(source), str(folder))
-        whole = (folder / "tokenizer.json").is_file() and again.special_tokens_map == tokenizer.special_tokens_map
+        if (folder / "tokenizer.json").is_file():
+            require_same(tokenizer, load_tokenizer(folder), str(source), str(folder))
+            check_written(tokenizer, folder, str(source))
+            return
     except UserError:  # a model's config.json said what the files alone do not
-        whole = False
-    if not whole:
-        save(tokenizer, folder)
+        pass
+    save(tokenizer, folder)
 
 
 def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """``save_pretrained``; raises OSError for what the system refuses, which the library tokenizers calls Exception."""
+    """``save_pretrained``, opened again and compared; the class is one that transformers 4 and 5 know.
+
+    Raises OSError for what the system refuses, which the library tokenizers calls Exception, and UserError where what
+    was written opens as another tokenizer.
+    """
     try:
         tokenizer.save_pretrained(folder)
     except Exception as error:
         if not (match := re.search(r"\(os error (\d+)\)", str(error))):
             raise
         raise OSError(int(match[1]), os.strerror(int(match[1])), str(folder)) from error
+    declare_class(folder / "tokenizer_config.json")
+    check_written(tokenizer, folder, "the tokenizer")
+
+
+def check_written(tokenizer: PreTrainedTokenizerBase, folder: Path, name: str, *, extended: bool = False) -> None:
+    """Open what was written to ``folder``: all tokens at their ids, none shared, the same roles, the same cuts.
+
+    Raises UserError that begins with ``name`` where it is not so. Only ``extended`` may have more tokens.
+    """
+    again = load_tokenizer(folder)
+    ids, ids_again = token_ids(tokenizer), token_ids(again)
+    found = differences.of_copies(tokenizer, again, ids, ids_again)
+    if not extended and len(ids_again) > len(ids):
+        found.append(f"{len(ids_again) - len(ids):,} tokens are new")
+    if found:
+        raise UserError(f"{name} cannot be written so that it opens as it was: {'; '.join(found)}"[:500])
 
 
 def misread(folder: Path) -> str | None:
@@ -123,36 +175,20 @@ def misread(folder: Path) -> str | None:
     transformers 5 gives some model types (Qwen2 among them) the pipeline of their own tokenizer class,
     whatever the folder's files say; texts then get wrong ids without an error.
     """
-    ours, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
-    differences = _vocabulary_differences(token_ids(ours), token_ids(theirs), "tokenizer.json", "AutoTokenizer")
-    return "; ".join(differences or _pipeline_differences(backend(ours), backend(theirs))) or None
+    ours = load_tokenizer(folder)
+    try:
+        theirs = fit_for_work(AutoTokenizer.from_pretrained(folder))
+    except Exception as error:  # what load_tokenizer does not mind
+        return f"it fails: {' '.join(str(error).split())[:200]}"
+    found = differences.of_vocabularies(token_ids(ours), token_ids(theirs), "tokenizer.json", "AutoTokenizer")
+    return "; ".join(found or differences.of_pipelines(backend(ours), backend(theirs))) or None
 
 
-def declare_class(config: Path) -> None:
-    """Name the class in ``tokenizer_config.json`` as transformers 4 and 5 both know it; 5 writes one that 4 refuses."""
+def declare_class(config: Path, roles: Mapping[str, str] | None = None) -> None:
+    """Name the class in ``tokenizer_config.json`` as transformers 4 and 5 both know it; 5 writes one that 4 refuses.
+
+    ``roles`` that the file leaves to another class are written down.
+    """
     document = read_json(config, SETTINGS) if config.is_file() else {}
-    document["tokenizer_class"] = "PreTrainedTokenizerFast"
+    document = {**(roles or {}), **document, "tokenizer_class": "PreTrainedTokenizerFast"}
     write_text(config, json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
-
-
-def _vocabulary_differences(a: dict[str, int], b: dict[str, int], name_a: str, name_b: str) -> list[str]:
-    moved = [token for token in a if token in b and a[token] != b[token]]
-    differences = []
-    if moved:
-        first = moved[0]
-        differences.append(f"{_tokens(len(moved))} other ids, first {first!r}: {a[first]} and {b[first]}")
-    for name, ours, theirs in ((name_a, a, b), (name_b, b, a)):
-        if alone := [token for token in ours if token not in theirs]:
-            differences.append(f"{_tokens(len(alone))} no partner in the other, only {name} knows {alone[0]!r}")
-    return differences
-
-
-def _pipeline_differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    model_a, model_b = a.pop("model"), b.pop("model")
-    parts = [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
-    parts += [f"model.{key}" for key in sorted(model_a.keys() | model_b.keys()) if model_a.get(key) != model_b.get(key)]
-    return [f"same ids, but another {', '.join(parts)} in tokenizer.json"] if parts else []
-
-
-def _tokens(count: int) -> str:
-    return f"{count:,} token has" if count == 1 else f"{count:,} tokens have"

@@ -16,14 +16,25 @@ from transformers import PreTrainedTokenizerFast
 
 from clpds import provenance, recipe
 from clpds.data.read import read_documents
+from clpds.data.unknown import unknown_share_of, warn_of_unknown
 from clpds.errors import UserError
 from clpds.output import makes_folder, new_folder
 from clpds.progress import progress
-from clpds.vocabulary.tokenizer import declare_class, save
+from clpds.vocabulary.tokenizer import save
 
 # GPT-2's words without its English contractions, and with the marks that Arabic, Hindi or Thai
 # write over and under letters kept inside the word.
 WORDS = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+LONGEST = 1000
+"""Characters of a stretch without white space, as Chinese or Thai have them, that unigram training takes at once;
+SentencePiece drops, silently, what is longer than 4,192 bytes."""
+RESERVED = {"\0", "▅"}  # SentencePiece drops what has these too
+LONGEST_WORD = 100
+"""Characters of a WordPiece word; longer ones are cut, where BERT has only [UNK] for them."""
+# BERT's normalizer deletes all control, format and private characters of Unicode; with some of the second kind Khmer
+# (U+200B), Persian (U+200C) and Hindi (U+200D) are written.
+CONTROL = r"[\p{Cc}\x{FFFD}&&[^\t\n\r]]"
+SAMPLE, SAMPLE_LENGTH = 1000, 10_000  # documents, and characters of each, in which unknown text is looked for
 COVERAGE = 0.99999
 """Share of the text's characters that get a token; the rarest, mostly foreign or broken, do not."""
 BPE_ROLES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
@@ -62,9 +73,17 @@ def train_tokenizer(step: recipe.Tokenizer) -> None:
     )
     with new_folder(step.out, overwrite=step.overwrite) as folder:
         save(tokenizer, folder)
-        declare_class(folder / "tokenizer_config.json")
         inputs = {f"input {number}": path for number, path in enumerate(step.input, 1)}
-        provenance.record(folder, step, inputs, tokens=len(tokenizer), documents=len(documents))
+        some = documents[:: len(documents) // SAMPLE + 1]["text"]
+        share = unknown_share_of((text[:SAMPLE_LENGTH] for text in some), backend)
+        provenance.record(
+            folder, step, inputs, tokens=len(tokenizer), documents=len(documents), unknown_share=round(share, 6)
+        )
+    if tokenizer.unk_token is not None:
+        sys.stdout.write(
+            f"{step.out}: {share:.3%} of the text (by bytes, in {len(some):,} documents) is unknown to it\n"
+        )
+    warn_of_unknown(share, "the text", "the vocabulary is too small for its characters, or most of them are rare")
     if len(tokenizer) < step.vocab_size:
         sys.stderr.write(f"{step.out}: the text yields {len(tokenizer):,} tokens, fewer than {step.vocab_size:,}\n")
 
@@ -99,8 +118,8 @@ def _unigram(documents: datasets.Dataset, vocab_size: int) -> tuple[Tokenizer, d
     words = Counter(
         word for batch in _batches(documents) for text in batch for word in normalizer.normalize_str(text).split()
     )
-    alphabet = _alphabet(words)
-    words = Counter({word: count for word, count in words.items() if alphabet.issuperset(word)})
+    alphabet = _alphabet(words) - RESERVED
+    words = _parts(words, alphabet)
     specials = list(dict.fromkeys(UNIGRAM_ROLES.values()))
     needed = len(specials) + len(alphabet | {"▁"})
     _require_room(vocab_size, needed, "unigram", f"the {len(alphabet)} characters of this text and the special tokens")
@@ -136,7 +155,12 @@ def _unigram(documents: datasets.Dataset, vocab_size: int) -> tuple[Tokenizer, d
 
 
 def _wordpiece(documents: datasets.Dataset, vocab_size: int) -> tuple[Tokenizer, dict[str, str]]:
-    normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=False), pre_tokenizers.BertPreTokenizer()
+    normalizer = normalizers.Sequence(
+        [normalizers.Replace(Regex(CONTROL), ""), normalizers.BertNormalizer(clean_text=False, lowercase=False)]
+    )
+    pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Split(Regex(f".{{{LONGEST_WORD}}}"), behavior="isolated")]
+    )
     characters: Counter[str] = Counter()
     for batch in _batches(documents, "counting characters"):
         for text in batch:
@@ -159,7 +183,7 @@ def _wordpiece(documents: datasets.Dataset, vocab_size: int) -> tuple[Tokenizer,
         show_progress=False,
     )
     learner.train_from_iterator(_batches(documents), trainer)
-    backend = Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]", max_input_chars_per_word=100))
+    backend = Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD))
     backend.normalizer, backend.pre_tokenizer = normalizer, pre_tokenizer
     backend.decoder = decoders.WordPiece(prefix="##")
     backend.add_special_tokens(specials)
@@ -192,6 +216,17 @@ def _alphabet(counts: Counter[str]) -> set[str]:
             break
         kept.discard(character)
     return kept
+
+
+def _parts(words: Counter[str], alphabet: set[str]) -> Counter[str]:
+    """The counted words cut at characters without a token, and where they are longer than SentencePiece takes."""
+    parts: Counter[str] = Counter()
+    for word, count in words.items():
+        known = [word] if alphabet.issuperset(word) else "".join(x if x in alphabet else " " for x in word).split()
+        for part in known:
+            for first in range(0, len(part), LONGEST):
+                parts[part[first : first + LONGEST]] += count
+    return parts
 
 
 def _require_room(vocab_size: int, needed: int, kind: str, what: str) -> None:

@@ -79,6 +79,26 @@ def test_the_folder_says_what_it_is(step: recipe.Data, capsys: pytest.CaptureFix
     assert f"{splits['train']['tokens']:,}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("family", ["unigram", "wordpiece", "byte_bpe"])
+def test_what_the_tokenizer_does_not_know_is_counted_and_said(
+    family: str, step: recipe.Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_tokenizer(family).save_pretrained(tmp_path / "tokenizer")
+    path = write(tmp_path, "txt", ["Gott schuf 你好世界 Himmel", "Am Anfang schuf Gott"] * 20)
+    changes = {"input": (path,), "tokenizer": tmp_path / "tokenizer", "sequence_length": 16, "validation_fraction": 0.0}
+    prepare(replace(step, **changes))
+    record = provenance.read(step.out)
+    assert record is not None
+    count = record["splits"]["train"]
+    # 4 letters of 3 bytes; the space before them counts where the unknown token takes it in.
+    wanted = {"unigram": (240, 260), "wordpiece": (240, 260), "byte_bpe": (0, 0)}[family]
+    assert wanted[0] <= count["unknown_bytes"] <= wanted[1]
+    said = capsys.readouterr()
+    share = f"{count['unknown_bytes'] / count['bytes']:.2%}"
+    assert share in said.out
+    assert (f"{share} of the train text (by bytes) is the unknown token" in said.err) == (family != "byte_bpe")
+
+
 def test_duplicates_fall_on_one_side(step: recipe.Data, tmp_path: Path) -> None:
     path = write(tmp_path, "jsonl", [*DOCUMENTS, *reversed(DOCUMENTS)])
     prepare(replace(step, input=(path,), validation_fraction=0.5))

@@ -110,6 +110,24 @@ def test_prepared_data_scores_as_the_raw_text_does(corpus: Path, tmp_path: Path)
     assert across["tokenizer"] != raw["tokenizer"]
 
 
+def test_unknown_text_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model that need not predict it has fewer bits per byte."""
+    model = model_folder(tmp_path / "model", family="unigram")
+    raw = tmp_path / "mixed.txt"
+    raw.write_text("Gott schuf 你好世界 Himmel\nAm Anfang schuf Gott\n", encoding="utf-8")
+    prepare(
+        recipe.Data(input=(raw,), tokenizer=model, sequence_length=LENGTH, out=tmp_path / "data", validation_fraction=1)
+    )
+    capsys.readouterr()
+    for data in (raw, tmp_path / "data"):
+        length = LENGTH if data == raw else None
+        found = numbers(recipe.Eval(model=model, data=data, sequence_length=length, out=tmp_path / "a.json"))
+        assert found["unknown_share"] == pytest.approx(12 / 49, abs=0.03)
+        said = capsys.readouterr()
+        assert f"{found['unknown_share']:.2%} of the text, by bytes" in said.out
+        assert said.err.count("is the unknown token") == 1
+
+
 def test_json_is_all_there_is_on_stdout(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

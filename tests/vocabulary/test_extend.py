@@ -1,10 +1,11 @@
 """Extended tokenizers on real text: what is new is used, and what was there stays."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -26,7 +27,7 @@ def saved(source: PreTrainedTokenizerBase, extension: Extension, folder: Path) -
     (folder / "source").mkdir()
     (folder / "out").mkdir()
     source.save_pretrained(folder / "source")
-    save_extended(extension, folder / "source", folder / "out")
+    save_extended(extension, source, folder / "source", folder / "out")
     return load_tokenizer(folder / "out")
 
 
@@ -92,6 +93,57 @@ def test_every_new_token_can_be_formed(tmp_path: Path) -> None:
         missing = len(overlap(source, target).missing) - len(special)
         assert len(extension.added) + extension.left_out == missing
         assert len(extension.added) > 0.7 * missing
+
+
+@cache
+def with_tokens_behind(family: str) -> PreTrainedTokenizerBase:
+    """As Llama 3, Qwen 3 and Gemma 3 have them: added tokens whose ids follow those of the model's vocabulary."""
+    backend = Tokenizer.from_str(tiny_tokenizer(family, "en").backend_tokenizer.to_str())
+    backend.add_special_tokens(["<|end|>", "<|user|>"])
+    backend.add_tokens([AddedToken("<tool>", normalized=False)])
+    roles = tiny_tokenizer(family, "en").special_tokens_map | {"eos_token": "<|end|>"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_behind_the_models_vocabulary_keep_their_ids(family: str, tmp_path: Path) -> None:
+    source, target = with_tokens_behind(family), tiny_tokenizer("byte_bpe", "de")
+    before = token_ids(source)
+    assert [before[token] for token in ("<|end|>", "<|user|>", "<tool>")] == [600, 601, 602]
+    extension = extended(source, target)
+    new = saved(source, extension, tmp_path)
+    after = token_ids(new)
+    assert before.items() <= after.items()
+    assert len(set(after.values())) == len(after) == 603 + len(extension.added)
+    # Plain tokenizers, as every other program opens the file.
+    plain = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")).get_vocab(with_added_tokens=True)
+    assert plain == after
+    line = "In the<|end|><|user|>beginning<tool>"
+    assert [id_ for id_ in ids(new, line) if id_ in (600, 601, 602)] == [600, 601, 602]
+    assert new.eos_token_id == 600
+    new.add_tokens(["<later>"])
+    assert new.convert_tokens_to_ids("<later>") == len(after)
+
+
+def test_roles_that_the_source_leaves_to_its_class_are_written(tmp_path: Path) -> None:
+    source = tiny_tokenizer("wordpiece", "en")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "out").mkdir()
+    source.save_pretrained(tmp_path / "source")
+    (tmp_path / "source" / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    opened = load_tokenizer(tmp_path / "source")
+    save_extended(extended(opened, tiny_tokenizer("wordpiece", "de")), opened, tmp_path / "source", tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").special_tokens_map == source.special_tokens_map
+
+
+def test_what_would_open_with_other_ids_is_refused(tmp_path: Path) -> None:
+    source = with_tokens_behind("byte_bpe")
+    extension = extended(source, tiny_tokenizer("byte_bpe", "de"))
+    del extension.pipeline["model"]["vocab"]["<|end|>"]
+    with pytest.raises(
+        UserError, match=r"with new tokens cannot be written.*1 token has other ids, first '<|end|>': 600"
+    ):
+        saved(source, extension, tmp_path)
 
 
 def test_a_word_level_tokenizer_is_refused() -> None:

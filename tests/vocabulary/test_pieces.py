@@ -3,10 +3,11 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from clpds.errors import UserError
+from clpds.vocabulary.overlap import overlap
 from clpds.vocabulary.pieces import Piece, pieces
 from tests.tiny import tiny_tokenizer
 from tests.vocabulary.made import byte_level
@@ -56,6 +57,46 @@ def test_special_tokens_are_no_pieces_but_added_text_is() -> None:
     assert 256 not in found
     # Cut out of the text before the byte alphabet is applied: "ö" is no byte of it here.
     assert [found[id_].bytes for id_ in (257, 258, 259)] == [b"   ", "größer".encode(), b"<custom>"]
+
+
+def _remade(family: str, **parts: object) -> PreTrainedTokenizerFast:
+    backend = Tokenizer.from_str(tiny_tokenizer(family).backend_tokenizer.to_str())
+    for name, part in parts.items():
+        setattr(backend, name, part)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **tiny_tokenizer(family).special_tokens_map)
+
+
+REPLACE = normalizers.Replace
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        # as T5, XLM-R, NLLB and their kin were saved by transformers 4.0 to 4.37
+        {"normalizer": normalizers.Sequence([normalizers.NFKC(), REPLACE(Regex(" {2,}"), " ")])},
+        {"normalizer": normalizers.Sequence([REPLACE("``", '"'), REPLACE(Regex("x"), " ")])},
+        {"normalizer": REPLACE(" ", "▁"), "pre_tokenizer": None},  # Gemma
+        {"normalizer": REPLACE(Regex(r"\s"), "▁"), "pre_tokenizer": None},
+        {"decoder": None},
+    ],
+)
+def test_the_marker_is_what_the_pipeline_makes_of_a_space(parts: dict[str, object]) -> None:
+    plain, source = tiny_tokenizer("unigram"), tiny_tokenizer("byte_bpe")
+    made = _remade("unigram", **parts)
+    assert pieces(made) == pieces(plain)
+    assert overlap(source, made).how == overlap(source, plain).how
+
+
+def test_the_byte_alphabet_is_found_wherever_the_pipeline_applies_it() -> None:
+    made = _remade("byte_bpe", normalizer=normalizers.ByteLevel(), pre_tokenizer=None, decoder=None)
+    assert pieces(made) == BYTE_BPE
+
+
+def test_a_pipeline_that_leaves_spaces_as_they_are_has_tokens_with_spaces() -> None:
+    made = Tokenizer(models.BPE({" ": 0, "a": 1, " a": 2}, [(" ", "a")]))
+    made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_next")
+    found = pieces(PreTrainedTokenizerFast(tokenizer_object=made))
+    assert [piece.bytes for piece in found.values()] == [b" ", b"a", b" a"]
 
 
 def test_byte_fallback_needs_a_model_that_falls_back() -> None:

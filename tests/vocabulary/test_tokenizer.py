@@ -1,15 +1,19 @@
 """Opening tokenizers, and saying in what two differ."""
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer
-from transformers import CTRLTokenizer, PreTrainedTokenizerFast, Qwen2Config
+from transformers import AutoTokenizer, CTRLTokenizer, PreTrainedTokenizerFast, Qwen2Config
 
 from clpds.errors import UserError
 from clpds.vocabulary.roles import special_ids
-from clpds.vocabulary.tokenizer import load_tokenizer, require_same, rows_needed
+from clpds.vocabulary.tokenizer import check_written, load_tokenizer, misread, require_same, rows_needed, save_copy
 from tests.tiny import text, tiny_tokenizer
 from tests.vocabulary.made import byte_level
 
@@ -94,6 +98,83 @@ def test_the_message_says_in_what_two_tokenizers_differ() -> None:
         require_same(one, _changed(one, {"normalizer": None}), "the helper", "the data")
     with pytest.raises(UserError, match=r"another model.max_input_chars_per_word in tokenizer.json"):
         require_same(one, _changed(one, {"model": {"max_input_chars_per_word": 7}}), "the helper", "the data")
+
+
+def test_truncation_padding_and_dropout_of_the_file_are_off(tmp_path: Path) -> None:
+    plain = tiny_tokenizer("byte_bpe")
+    document = json.loads(plain.backend_tokenizer.to_str())
+    document["truncation"] = {"direction": "Right", "max_length": 6, "strategy": "LongestFirst", "stride": 0}
+    document["padding"] = {
+        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None,
+        "pad_id": 2, "pad_type_id": 0, "pad_token": "<pad>",
+    }  # fmt: skip
+    document["model"]["dropout"] = 0.5
+    plain.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    opened = load_tokenizer(tmp_path)
+    for line in text()[0].splitlines()[:5]:
+        wanted = plain.backend_tokenizer.encode(line).tokens
+        assert opened.backend_tokenizer.encode(line).tokens == wanted
+        assert opened.tokenize(line) == wanted
+    require_same(opened, plain, "opened", "plain")
+    assert misread(tmp_path) is None
+    save_copy(tmp_path, opened, tmp_path / "copy")
+    require_same(load_tokenizer(tmp_path / "copy"), plain, "copy", "plain")
+
+
+def test_a_file_that_its_own_class_fails_on_is_opened_as_it_stands(tmp_path: Path) -> None:
+    """As transformers 5 does with ALBERT's of 4.36."""
+    plain = tiny_tokenizer("unigram")
+    plain.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "AlbertTokenizer", "cls_token": "[CLS]", "eos_token": "</s>"})
+    )
+    with pytest.raises(Exception, match="Expected Union"):
+        AutoTokenizer.from_pretrained(tmp_path)
+    opened = load_tokenizer(tmp_path)
+    assert opened.tokenize(text()[0]) == plain.tokenize(text()[0])
+    assert opened.eos_token_id == plain.eos_token_id
+    assert str(misread(tmp_path)).startswith("it fails")
+
+
+def _sentencepiece(folder: Path, tokenizer_class: str, **changes: Any) -> Any:
+    """A folder with tokenizer.model alone, as the first releases of Llama and Mistral."""
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter("\n".join(text()).splitlines()), model_writer=out, vocab_size=1000, minloglevel=2,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, **changes,
+    )  # fmt: skip
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(out.getvalue())
+    (folder / "tokenizer.model").write_bytes(out.getvalue())
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": tokenizer_class, "legacy": False}))
+    return model
+
+
+def test_a_converted_sentencepiece_model_cuts_as_sentencepiece_does(tmp_path: Path) -> None:
+    model = _sentencepiece(tmp_path, "LlamaTokenizer", model_type="bpe", byte_fallback=True)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+    assert load_tokenizer(tmp_path).tokenize(text()[0]) == processor.encode(text()[0], out_type=str)
+    # Runs of spaces as Mistral has them: with low ids, so that the conversion merges them first, and the lowest scores.
+    model.pieces.insert(3, sentencepiece_model_pb2.ModelProto.SentencePiece(piece="▁▁", score=-1e9))
+    (tmp_path / "tokenizer.model").write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match=r"tokenizer\.model is cut by transformers otherwise than by SentencePiece"):
+        load_tokenizer(tmp_path)
+
+
+def test_what_does_not_open_as_it_was_is_not_kept(tmp_path: Path) -> None:
+    made, other = tiny_tokenizer("byte_bpe"), tiny_tokenizer("byte_bpe", "en")
+    other.save_pretrained(tmp_path)
+    with pytest.raises(
+        UserError, match=r"^mine cannot be written so that it opens as it was: \d+ tokens have other ids"
+    ):
+        check_written(made, tmp_path, "mine")
+    swapped = _changed(made, {"pre_tokenizer": {"type": "Whitespace"}})
+    swapped.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"has the ids \[.* in place of \["):
+        check_written(_changed(made, {}), tmp_path, "mine")
+    with pytest.raises(UserError, match="roles are"):
+        check_written(made, tmp_path, "mine")
 
 
 def test_padding_and_truncation_make_no_difference() -> None:

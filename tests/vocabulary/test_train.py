@@ -1,6 +1,7 @@
 """Training tokenizers: what comes out, that it is the same everywhere, and what is refused."""
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers import AutoTokenizer
 
 from clpds import provenance, recipe
 from clpds.errors import UserError
+from clpds.vocabulary import train
 from clpds.vocabulary.overlap import overlap
 from clpds.vocabulary.roles import special_ids
 from clpds.vocabulary.tokenizer import load_tokenizer, require_same
@@ -117,6 +119,56 @@ def test_the_least_vocabulary_is_named_and_enough(kind: str, corpus: Path, tmp_p
         _train(corpus, kind, tmp_path / "out", least - 1)
     assert list(tmp_path.iterdir()) == []
     assert len(load_tokenizer(_train(corpus, kind, tmp_path / "out", least))) == least
+
+
+def _unknown(folder: Path, texts: list[str]) -> float:
+    """Share of the texts' characters that are nothing to the tokenizer."""
+    backend = load_tokenizer(folder).backend_tokenizer
+    unknown = {backend.token_to_id(token) for token in ("<unk>", "[UNK]")}
+    lost = 0
+    for line in texts:
+        encoding = backend.encode(line, add_special_tokens=False)
+        lost += sum(
+            end - start for id_, (start, end) in zip(encoding.ids, encoding.offsets, strict=True) if id_ in unknown
+        )
+    return lost / sum(map(len, texts))
+
+
+@pytest.mark.parametrize("kind", ["unigram", "wordpiece"])
+def test_stretches_without_white_space_are_learnt_and_known(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Chinese and Thai: SentencePiece drops what is beyond 4,192 bytes, WordPiece has no token for 100 letters."""
+    letters = "กขคงจฉชซญดตถทธนบปผพฟมยรลวสหอฮ"
+    draw = random.Random(0)
+    words = ["".join(draw.choices(letters, k=4)) for _ in range(60)]
+    lines = ["".join(draw.choices(words, k=600)) for _ in range(5)]  # 2,400 letters, 7,200 bytes
+    lines[0] = f"{lines[0][:1200]}☃{lines[0][1200:]}"  # too rare for a token: what is round it is learnt
+    lines.append("a " * 3000)
+    corpus = tmp_path / "th.txt"
+    corpus.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        if kind == "unigram":  # in WordPiece a letter without a token makes all of its word unknown
+            patch.setattr(train, "COVERAGE", 0.9999)
+        out = _train(corpus, kind, tmp_path / "out", 200)
+    vocabulary = load_tokenizer(out).get_vocab()
+    prefix = "##" if kind == "wordpiece" else ""
+    assert sum(prefix + word in vocabulary for word in words) > 10
+    assert _unknown(out, lines) < 0.001
+    assert "of the text (by bytes, in 6 documents) is unknown to it" in capsys.readouterr().out
+    assert provenance.read(out)["unknown_share"] < 0.001  # type: ignore[index]
+
+
+def test_wordpiece_keeps_what_scripts_are_written_with(tmp_path: Path) -> None:
+    """BERT's own normalizer deletes all characters of format: words of Khmer run together, Persian is respelt."""
+    written = ["ភាសា\u200bខ្មែរ", "نمی\u200cشود", "क्\u200dष", "\u06dd\u0661"]
+    corpus = tmp_path / "words.txt"
+    corpus.write_text("\n".join(written * 20), encoding="utf-8")
+    tokenizer = load_tokenizer(_train(corpus, "wordpiece", tmp_path / "out", 200))
+    for word in written:
+        assert "".join(token.removeprefix("##") for token in tokenizer.tokenize(word)) == word
+    assert tokenizer.tokenize("\x00 \x07\x85\ufffd") == []  # what is no text in any script still goes
+    assert tokenizer.tokenize(f"{written[0]}\t{written[0]}") == tokenizer.tokenize(written[0]) * 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
