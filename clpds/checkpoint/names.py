@@ -74,7 +74,15 @@ def fit(
             if problem == "missing" and names == [wanted.output_embedding]:
                 advice = "if input and output embeddings are one, set tie_word_embeddings to true in config.json"
             raise UserError(f"{where}: {problem} for {wanted.model_class.__name__}: {some(names)}; {advice}")
-    return {name: tensors[name] for name in wanted.shapes}
+    return {name: _readable(tensors[name], wanted) for name in wanted.shapes}
+
+
+def _readable(tensor: LazyTensor, wanted: Anatomy) -> LazyTensor:
+    """``tensor``, and one of float8, which nothing is computed in, cast up to the config's type; that is exact."""
+    if tensor.dtype.is_floating_point and tensor.dtype.itemsize == 1:
+        usual = wanted.model.config.dtype
+        return tensor.to(usual if usual is not None and usual.itemsize > 1 else torch.bfloat16)
+    return tensor
 
 
 def file_names(tensors: Mapping[str, LazyTensor], wanted: Anatomy) -> dict[str, LazyTensor]:
