@@ -60,11 +60,12 @@ def require_known_tables(found: Anatomy) -> None:
         )
 
 
-def position_tables(before: PretrainedConfig, after: PretrainedConfig) -> list[str]:
-    """The tables whose positions are counted from the padding id, and so move with it from ``before`` to ``after``.
+def position_tables(found: Anatomy, after: PretrainedConfig) -> list[str]:
+    """The tables whose positions are counted from the padding id, and so move when the config becomes ``after``.
 
     Raises UserError where one follows no such rule, or takes another id than the padding id for padding.
     """
+    before = found.model.config
     old_pad, new_pad = (getattr(config.get_text_config(), "pad_token_id", None) for config in (before, after))
     if old_pad == new_pad:
         return []
@@ -79,8 +80,8 @@ def position_tables(before: PretrainedConfig, after: PretrainedConfig) -> list[s
     odd = lookups(after, with_old)
     moved = []
     for name in old:
-        if any(torch.equal(rows, ids) for rows in old[name]):
-            continue  # a table of tokens
+        if name in found.vocabulary or name in found.tied:
+            continue
         if not _same(new.get(name, []), odd.get(name, [])):
             raise UserError(
                 f"{before.model_type} takes token {old_pad} for padding, whatever the padding id is, and gives it no "

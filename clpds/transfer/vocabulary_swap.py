@@ -184,21 +184,35 @@ def _with_ids(config: AnyConfig, special_ids: Mapping[str, int]) -> AnyConfig:
 def _move_positions(source: Checkpoint, config: PretrainedConfig) -> dict[str, LazyTensor]:
     """The position tables of models that count positions from the padding id (RoBERTa), and their size in ``config``.
 
-    Position i has row pad_token_id + 1 + i there: with another padding id the table moves along.
+    Position i has row pad_token_id + 1 + i there: with another padding id the table moves along. A table of the same
+    size that counts from zero (LUKE's, of entities) gains zero rows at its end, or loses some.
     """
-    tables = position_tables(source.config, config)
+    before = anatomy(source.config)
+    tables = position_tables(before, config)
     if not tables:
         return {}
     by = config.get_text_config().pad_token_id - (source.config.get_text_config().pad_token_id or 0)
     config.get_text_config().max_position_embeddings += by
-    return {name: _moved(source.tensors[name], by) for name in tables}
+    homes = {name.rpartition(".")[0] for name in tables}
+    changed = (
+        name
+        for name, shape in anatomy(config).shapes.items()
+        if name not in before.vocabulary and shape != before.shapes[name]
+    )
+    return {
+        name: _moved(source.tensors[name], by, at_end=name.rpartition(".")[0] not in homes)
+        for name in changed
+    }
 
 
-def _moved(table: LazyTensor, by: int) -> LazyTensor:
+def _moved(table: LazyTensor, by: int, *, at_end: bool) -> LazyTensor:
     """``table`` with ``by`` zero rows put before it, or with that many cut off where ``by`` is negative."""
 
     def load() -> Tensor:
         rows = table.load()
-        return torch.cat([rows.new_zeros(by, *rows.shape[1:]), rows]) if by > 0 else rows[-by:]
+        more = rows.new_zeros(max(by, 0), *rows.shape[1:])
+        if at_end:
+            return torch.cat([rows[: len(rows) + min(by, 0)], more])
+        return torch.cat([more, rows[max(-by, 0) :]])
 
     return LazyTensor((table.shape[0] + by, *table.shape[1:]), table.dtype, load, origin=table.origin)
