@@ -41,6 +41,11 @@ def parts(checkpoint: Checkpoint) -> dict[Role, list[str]]:
     if found.output_embedding:
         names["output"] = [found.output_embedding]
     looked_up = {f"{name}.weight" for name, module in found.model.named_modules() if isinstance(module, nn.Embedding)}
+    if found.input_embedding not in found.vocabulary:
+        raise UserError(
+            f"{found.model_class.__name__}: the rows of {found.input_embedding} do not follow vocab_size; "
+            "no other vocabulary can be given to this model"
+        )
     for name in found.vocabulary:
         if not checkpoint.tensors[name].dtype.is_floating_point:
             raise UserError(
@@ -74,7 +79,8 @@ def read_rows(checkpoint: Checkpoint, names: list[str], ids: Tensor | None = Non
             if not is_finite(block):
                 row = part.start + int((~block.isfinite().all(dim=1)).nonzero()[0])
                 raise UserError(f"{lazy.origin or checkpoint.path}: row {row} of {name} holds NaN or infinity")
-            first, last = torch.searchsorted(wanted, torch.tensor([part.start, part.stop])).tolist()
+            ends = torch.tensor([part.start, part.start + len(block)])
+            first, last = torch.searchsorted(wanted, ends).tolist()
             column[first:last] = block[wanted[first:last] - part.start]
             if not part.start:
                 column[torch.searchsorted(wanted, own) :] = block[0]
