@@ -35,9 +35,7 @@ BUFFERS = ("inv_freq", "position_ids")  # once saved, now computed by every clas
 AT_ONCE = 2**22  # elements of two tied tensors compared at once
 
 
-def fit(
-    found: Mapping[str, LazyTensor], wanted: Anatomy, where: Path, *, part: bool = False
-) -> dict[str, LazyTensor]:
+def fit(found: Mapping[str, LazyTensor], wanted: Anatomy, where: Path, *, part: bool = False) -> dict[str, LazyTensor]:
     """The tensors in the model class's names and order, or a UserError that lists what does not fit.
 
     Of a model that is ``part`` of a composite, the other parts' tensors are left out.

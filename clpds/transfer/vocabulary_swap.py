@@ -205,10 +205,7 @@ def _move_positions(source: Checkpoint, config: PretrainedConfig) -> dict[str, L
         for name, shape in anatomy(config).shapes.items()
         if name not in before.vocabulary and shape != before.shapes[name]
     )
-    return {
-        name: _moved(source.tensors[name], by, at_end=name.rpartition(".")[0] not in homes)
-        for name in changed
-    }
+    return {name: _moved(source.tensors[name], by, at_end=name.rpartition(".")[0] not in homes) for name in changed}
 
 
 def _moved(table: LazyTensor, by: int, *, at_end: bool) -> LazyTensor:

@@ -6,7 +6,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoModelForCausalLM,
     BertForMaskedLM,
-    DbrxConfig,
     GraniteMoeConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -103,11 +102,6 @@ def test_a_causal_model_costs_six_n_and_the_products_of_attention(tied: bool) ->
     assert above.per_token == (2 * (matrices - H * V) + 4 * 3 * H * S)
 
 
-def moe(config: PretrainedConfig) -> PreTrainedModel:
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config)
-
-
 TINY = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
@@ -115,17 +109,15 @@ TINY = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidde
     "config",
     [
         MixtralConfig(**TINY, num_key_value_heads=2, num_local_experts=8, num_experts_per_tok=2),
-        Qwen2MoeConfig(**TINY, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=16),  # and a shared one
+        Qwen2MoeConfig(
+            **TINY, num_key_value_heads=4, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=16
+        ),  # and a shared one
         GraniteMoeConfig(**TINY, num_local_experts=4, num_experts_per_tok=1),
-        DbrxConfig(
-            **{"vocab_size": 64, "d_model": 32, "n_layers": 2, "n_heads": 4, "attn_config": {"kv_n_heads": 2}},
-            ffn_config={"hidden_size": 32, "ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
-        ),
     ],
     ids=lambda config: config.model_type,
 )
 def test_experts_count_as_far_as_a_token_meets_them(config: PretrainedConfig) -> None:
-    model, tokens = moe(config), 16
+    model, tokens = AutoModelForCausalLM.from_config(config, experts_implementation="eager"), 16
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(input_ids=torch.arange(tokens)[None])
     products = counter.get_flop_counts()["Global"]

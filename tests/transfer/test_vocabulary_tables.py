@@ -1,4 +1,4 @@
-"""Further tables that token ids index, and tables of positions: each follows the vocabulary, or the model is refused."""
+"""Further tables that token ids index, and those of positions: each follows the vocabulary, or is refused by name."""
 
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,6 @@ def test_what_cannot_follow_is_refused_by_name(
         swapped(open_checkpoint(tmp_path / "source"), new_ids(special), special)
 
 
-def test_a_table_of_hashes_is_seen() -> None:
-    with pytest.raises(UserError, match="encoder_hash_tok_embedding.weight is looked up by a hash of token ids"):
+def test_a_table_of_tokens_outside_the_vocabulary_is_seen() -> None:
+    with pytest.raises(UserError, match=r"patcher\.embed_tokens\.weight has a row for each token id"):
         require_known_tables(anatomy(transformers.BltConfig(**BLT)))

@@ -1,5 +1,6 @@
 """A grown model computes what the small one computes, in every family, and can use what was added."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from clpds.errors import UserError
 from clpds.recipe import Init
 from clpds.transfer.growth import Growth, grow, measure
 from clpds.transfer.growth.axes import FAMILIES
+from clpds.transfer.init import init
 from tests.tiny import CAUSAL, save_model, text, tiny_model, tiny_tokenizer
 
 VOCABULARY = 600
