@@ -108,8 +108,8 @@ def _plan(
     _require_whole(checkpoint.tensors, wanted)
     tensors = {name: checkpoint.tensors[name] for name in wanted.shapes}
     if dtype is not None:
-        kept = dtypes(wanted, dtype)
-        tensors = {name: tensor.to(kept.get(name, dtype)) for name, tensor in tensors.items()}
+        types = dtypes(wanted, dtype)
+        tensors = {name: tensor.to(types.get(name, dtype)) for name, tensor in tensors.items()}
     config.architectures = [wanted.model_class.__name__]
     config.dtype = _main_dtype(tensors)
     of_first = {id(tensors[name]) for name in held}
