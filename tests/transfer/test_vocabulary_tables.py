@@ -99,5 +99,5 @@ def test_what_cannot_follow_is_refused_by_name(
 
 
 def test_a_table_of_tokens_outside_the_vocabulary_is_seen() -> None:
-    with pytest.raises(UserError, match=r"patcher\.embed_tokens\.weight has a row for each token id"):
+    with pytest.raises(UserError, match=r"local_encoder\.embed_tokens\.weight has a row for each token id"):
         require_known_tables(anatomy(transformers.BltConfig(**BLT)))
