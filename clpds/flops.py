@@ -5,7 +5,7 @@ From names and shapes alone: `clpds plan` foretells what the trainer reports.
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, prod
 
 BELOW, HEAD = -1.0, inf
@@ -38,6 +38,8 @@ class Parts:
     outputs: int
     """How many heads it is the output matrix of: 0 where the head has its own, 2 with a middle head."""
     hidden: int
+    met: Mapping[str, float] = field(default_factory=dict)
+    """Of the parameters that a token meets in part, which part: k of E experts. All others it meets whole."""
 
 
 def step_flops(parts: Parts, trained: Collection[str], length: int) -> Flops:
@@ -47,6 +49,7 @@ def step_flops(parts: Parts, trained: Collection[str], length: int) -> Flops:
     forward; 2 more where the gradient goes on through it, to something trainable below it or in its layer; 2 more
     where it trains itself. The products of attention cost 4 h s forward and twice that where the gradient goes on.
     So a frozen layer costs a third below everything that trains, and two thirds above a trained embedding.
+    Of a mixture of experts those count that a token is sent to, and those that all tokens share.
     Recomputed activations do not count, so that the share of a device's peak measures progress.
     """
     place = places(parts.shapes, parts.words)
@@ -55,7 +58,7 @@ def step_flops(parts: Parts, trained: Collection[str], length: int) -> Flops:
     for name, shape in parts.shapes.items():
         if name in parts.tables or len(shape) < 2:
             continue
-        cost = 2 * prod(shape) * (1 + (place[name] >= lowest) + (name in trained))
+        cost = 2 * prod(shape) * parts.met.get(name, 1.0) * (1 + (place[name] >= lowest) + (name in trained))
         token, prediction = token + cost * (place[name] < HEAD), prediction + cost * (place[name] == HEAD)
     prediction += parts.outputs * 2 * prod(parts.shapes[parts.words]) * (2 + (parts.words in trained))
     layers = blocks(place.values())

@@ -35,8 +35,8 @@ class Anatomy:
     """The head's own matrix, or None where it is tied to the input embedding."""
     has_head: bool
     """Whether it predicts tokens; an encoder without head or with a classifier does not."""
-    vocabulary: tuple[str, ...]
-    """All of ``shapes`` whose first dimension is the vocabulary: both matrices and the head's biases."""
+    vocabulary: dict[str, int]
+    """All of ``shapes`` with a row a token, and which dimension counts them: both matrices, biases, further tables."""
 
     @property
     def model_class(self) -> type[PreTrainedModel]:
@@ -46,13 +46,12 @@ class Anatomy:
 def anatomy(config: PretrainedConfig) -> Anatomy:
     """Build the model class twice on the meta device, with V and V + 1 words, and compare.
 
-    A tensor whose first dimension moved belongs to the vocabulary, whatever its name. Costs
+    A tensor of which a dimension moved belongs to the vocabulary, whatever its name. Costs
     milliseconds and no memory. Raises UserError where the config has no language-model class.
     """
     model = meta_model(config)
     wider = copy.deepcopy(config)
-    text = wider.get_text_config()
-    text.vocab_size += 1
+    set_vocabulary(wider, config.get_text_config().vocab_size + 1)
     wider_shapes = {name: tuple(tensor.shape) for name, tensor in meta_model(wider).state_dict().items()}
 
     state = model.state_dict(keep_vars=True)
@@ -70,8 +69,24 @@ def anatomy(config: PretrainedConfig) -> Anatomy:
         input_embedding=input_embedding,
         output_embedding=None if output_embedding == input_embedding else output_embedding,
         has_head=head is not None,
-        vocabulary=tuple(name for name, tensor in held.items() if wider_shapes[name] != tuple(tensor.shape)),
+        vocabulary={
+            name: _first_difference(tuple(tensor.shape), wider_shapes[name])
+            for name, tensor in held.items()
+            if wider_shapes[name] != tuple(tensor.shape)
+        },
     )
+
+
+def set_vocabulary(config: PretrainedConfig, size: int) -> None:
+    """Give ``config`` so many tokens, in every key that counts them (Gemma 3n has a second)."""
+    text = config.get_text_config()
+    text.vocab_size = size
+    if getattr(text, "vocab_size_per_layer_input", None) is not None:
+        text.vocab_size_per_layer_input = size
+
+
+def _first_difference(shape: tuple[int, ...], other: tuple[int, ...]) -> int:
+    return next(place for place, (one, two) in enumerate(zip(shape, other, strict=True)) if one != two)
 
 
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:
@@ -105,4 +120,23 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
         raise UserError(f"model type '{config.model_type}' has no causal or masked language model in transformers")
     prefer_masked = masked and not (causal and getattr(config, "is_decoder", False))
     mapping = (AutoModelForMaskedLM if prefer_masked else AutoModelForCausalLM)._model_mapping
-    return mapping[type(config)]
+    found = mapping[type(config)]
+    if prefer_masked and getattr(config, "is_encoder_decoder", False):
+        raise UserError(
+            f"{found.__name__} has an encoder and a decoder, and what clpds trains and scores is one or the other"
+        )
+    return found
+
+
+def language_config(config: PretrainedConfig) -> PretrainedConfig:
+    """The part of ``config`` that its language model is built from, as AutoModelForCausalLM takes it.
+
+    A composite (Llama 4, Qwen 3.5) whose causal class is that of its text alone is opened as such a model.
+    """
+    kind = type(config)
+    if kind in AutoModelForCausalLM._model_mapping:
+        part = kind.sub_configs.get("text_config")
+        if part is not None and AutoModelForCausalLM._model_mapping[kind].config_class == part:
+            text: PretrainedConfig = config.get_text_config()
+            return text
+    return config

@@ -74,6 +74,8 @@ class Checkpoint:
     """Folder whose tokenizer files belong to this checkpoint."""
     path: Path | None = None
     """Where it was opened from."""
+    part: bool = False
+    """Whether it is the language model of a composite, whose other tensors are left where they are."""
     keep_alive: Any = field(default=None, repr=False, compare=False)
     """Temporary files that the tensors or the tokenizer live in."""
 

@@ -35,9 +35,10 @@ BUFFERS = ("inv_freq", "position_ids")  # once saved, now computed by every clas
 AT_ONCE = 2**22  # elements of two tied tensors compared at once
 
 
-def fit(found: Mapping[str, LazyTensor], wanted: Anatomy, where: Path) -> dict[str, LazyTensor]:
+def fit(found: Mapping[str, LazyTensor], wanted: Anatomy, where: Path, *, part: bool = False) -> dict[str, LazyTensor]:
     """The tensors in the model class's names and order, or a UserError that lists what does not fit.
 
+    Of a model that is ``part`` of a composite, the other parts' tensors are left out.
     A tied tensor that the file holds under both names is compared, the one case in which values are
     read: where they differ, the config's ``tie_word_embeddings`` is wrong, and training on from
     either would lose the other.
@@ -55,6 +56,8 @@ def fit(found: Mapping[str, LazyTensor], wanted: Anatomy, where: Path) -> dict[s
     unexpected = [
         name for name in tensors if name not in wanted.shapes and not any(re.search(end, name) for end in ignored)
     ]
+    if unexpected and part:
+        unexpected = []
     if unexpected:
         other_heads = _other_heads(wanted)
         unexpected = [name for name in unexpected if name not in other_heads]
@@ -69,11 +72,35 @@ def fit(found: Mapping[str, LazyTensor], wanted: Anatomy, where: Path) -> dict[s
             if problem == "missing" and names == [wanted.output_embedding]:
                 advice = "if input and output embeddings are one, set tie_word_embeddings to true in config.json"
             raise UserError(f"{where}: {problem} for {wanted.model_class.__name__}: {some(names)}; {advice}")
-    return {name: tensors[name] for name in wanted.shapes}
+    return {name: _readable(tensors[name], wanted) for name in wanted.shapes}
+
+
+def _readable(tensor: LazyTensor, wanted: Anatomy) -> LazyTensor:
+    """``tensor``, and one of float8, which nothing is computed in, cast up to the config's type; that is exact."""
+    if tensor.dtype.is_floating_point and tensor.dtype.itemsize == 1:
+        usual = wanted.model.config.dtype
+        return tensor.to(usual if usual is not None and usual.itemsize > 1 else torch.bfloat16)
+    return tensor
 
 
 def file_names(tensors: Mapping[str, LazyTensor], wanted: Anatomy) -> dict[str, LazyTensor]:
-    """The tensors under the names, in the shapes and in the order that ``save_pretrained`` writes."""
+    """The tensors under the names, in the shapes and in the order that ``save_pretrained`` writes.
+
+    Where transformers does not read back what its own renaming makes, they keep the model class's names. Raises
+    UserError where it reads those neither: it would draw the lost tensors at random and go on.
+    """
+    named = _saved_names(tensors, wanted)
+    made = {name: tensor.shape for name, tensor in tensors.items()}
+    for files in (named, dict(tensors)):
+        read = {name: tensor.shape for name, tensor in _class_names(files, wanted).items()}
+        if read == made:
+            return files
+    wrong = some(sorted({name for name, _ in read.items() ^ made.items()}))
+    raise UserError(f"transformers would not read {wanted.model_class.__name__} back as it saves it: {wrong} differ")
+
+
+def _saved_names(tensors: Mapping[str, LazyTensor], wanted: Anatomy) -> dict[str, LazyTensor]:
+    """What transformers makes of the names when it saves, be it read back or not."""
     transforms = get_model_conversion_mapping(wanted.model, add_legacy=False)
     transforms = [t.reverse_transform() for t in reversed(transforms) if not isinstance(t, PrefixChange)]
     if not transforms:
@@ -84,8 +111,8 @@ def file_names(tensors: Mapping[str, LazyTensor], wanted: Anatomy) -> dict[str, 
         converted, pattern = apply_converters(name, converters)
         return (converted, pattern) if pattern is not None else (apply_renamings(name, renamings), None)
 
-    named = _convert(tensors, rename, converters, wanted)
-    return {apply_renamings(name, renamings): tensor for name, tensor in named.items()}
+    # What a converter makes has its last name only after the renamings; all else has been through them, once.
+    return _convert(tensors, rename, converters, wanted, after=lambda name: apply_renamings(name, renamings))
 
 
 def _other_heads(wanted: Anatomy) -> set[str]:
@@ -125,8 +152,12 @@ def _convert(
     rename: Callable[[str], tuple[str, str | None]],
     converters: list[WeightConverter],
     wanted: Anatomy,
+    after: Callable[[str], str] = str,
 ) -> dict[str, LazyTensor]:
-    """Rename every tensor; those that match a pattern of a converter are handed to it together."""
+    """Rename every tensor; those that match a pattern of a converter are handed to it together.
+
+    ``after`` renames what a converter has made.
+    """
     groups: dict[str, list[tuple[str | None, str]]] = {}
     for name in sorted(tensors, key=dot_natural_key):
         new, pattern = rename(name)
@@ -138,7 +169,8 @@ def _convert(
             made[new] = tensors[name]
         else:
             converter = next(c for c in converters if pattern in c.source_patterns)
-            made |= _converted(new, converter, [(str(p), name, tensors[name]) for p, name in parts], wanted)
+            found = _converted(new, converter, [(str(p), name, tensors[name]) for p, name in parts], wanted)
+            made |= {after(name): tensor for name, tensor in found.items()}
     return made
 
 

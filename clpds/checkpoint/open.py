@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from clpds.bounds import SETTINGS
-from clpds.checkpoint.anatomy import Anatomy, anatomy
+from clpds.checkpoint.anatomy import Anatomy, anatomy, language_config
 from clpds.checkpoint.gguf_split import set_split
 from clpds.checkpoint.lazy import Checkpoint, LazyTensor
 from clpds.checkpoint.names import fit
@@ -52,19 +52,22 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     if not folder.is_dir():
         folder = _download(str(path))
     bare, wanted = open_without_weights(folder)
-    return replace(bare, tensors=fit(_read_headers(folder), wanted, folder))
+    tensors = fit(_read_headers(folder), wanted, folder, part=bare.part)
+    return replace(bare, tensors=tensors)
 
 
 def open_without_weights(folder: Path) -> tuple[Checkpoint, Anatomy]:
     """Config, generation config and tokenizer of a model folder, with no tensors yet."""
     require_small_files(folder)
-    config, wanted = _read_config(folder)
+    full = _read_config(folder)
+    config, wanted = _language_model(folder, full)
     bare = Checkpoint(
         tensors={},
         config=config,
         generation_config=_read_generation_config(folder),
         tokenizer_folder=folder if has_tokenizer(folder) else None,
         path=folder,
+        part=config is not full,
     )
     return bare, wanted
 
@@ -82,19 +85,41 @@ def _download(name: str) -> Path:
     return folder
 
 
-def _read_config(folder: Path) -> tuple[PretrainedConfig, Anatomy]:
+def _read_config(folder: Path) -> PretrainedConfig:
     file = folder / "config.json"
     if not file.is_file():
         raise UserError(f"{folder} has no config.json; expected a Hugging Face model folder")
     try:
         require_counts(read_json(file, SETTINGS))
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    except Exception as error:  # whatever a config class makes of values that do not fit together
+        require_given(file, error)
+        raise _unbuildable(file, error) from error
+    how = getattr(config, "quantization_config", None)
+    if how is not None:
+        method = how.get("quant_method") if isinstance(how, dict) else getattr(how, "quant_method", None)
+        raise UserError(
+            f"{file}: the weights are quantised ({method or 'quantization_config'}); dequantise them first "
+            "(in transformers: model.dequantize(), then save_pretrained)"
+        )
+    return config
+
+
+def _language_model(folder: Path, full: PretrainedConfig) -> tuple[PretrainedConfig, Anatomy]:
+    file = folder / "config.json"
+    try:
+        config = language_config(full)
         return config, anatomy(config)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     except Exception as error:  # whatever a model class makes of values that do not fit together
-        require_given(file, error)
-        raise UserError(f"{file} describes no model that transformers can build: {_one_line(error)}") from error
+        raise _unbuildable(file, error) from error
+
+
+def _unbuildable(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file} describes no model that transformers can build: {_one_line(error)}")
 
 
 def _read_generation_config(folder: Path) -> GenerationConfig | None:

@@ -113,7 +113,7 @@ def is_finite(values: Tensor) -> bool:
 
 
 def _chunks(lazy: LazyTensor) -> Iterator[Tensor]:
-    if lazy.rows is None or not lazy.numel:
+    if lazy.rows is None or not lazy.shape or not lazy.numel:
         pieces = iter([lazy.load()])
     else:
         step = max(1, CHUNK * lazy.shape[0] // lazy.nbytes)

@@ -18,6 +18,7 @@ from transformers import PretrainedConfig
 
 from clpds import provenance
 from clpds.checkpoint.anatomy import Anatomy, anatomy
+from clpds.checkpoint.dtypes import dtypes
 from clpds.checkpoint.lazy import Checkpoint, LazyTensor
 from clpds.checkpoint.names import file_names
 from clpds.checkpoint.safetensors import Buffer, copy_safetensors, write_safetensors
@@ -102,7 +103,8 @@ def _plan(
     _require_whole(checkpoint.tensors, wanted)
     tensors = {name: checkpoint.tensors[name] for name in wanted.shapes}
     if dtype is not None:
-        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+        types = dtypes(wanted, dtype)
+        tensors = {name: tensor.to(types.get(name, dtype)) for name, tensor in tensors.items()}
     config.architectures = [wanted.model_class.__name__]
     config.dtype = _main_dtype(tensors)
     of_first = {id(tensors[name]) for name in held}

@@ -82,7 +82,7 @@ def position_offset(model: nn.Module) -> int:
 def longest(model: nn.Module) -> int | None:
     """The most tokens of a text that have positions, where the config sets a limit; a meta model will do."""
     positions = getattr(bare(model).config.get_text_config(), "max_position_embeddings", None)
-    return None if positions is None else positions - position_offset(model)
+    return None if positions is None or positions < 0 else positions - position_offset(model)  # XLNet says -1
 
 
 def _forward(

@@ -126,7 +126,7 @@ def _configs(stage: Train, device: Device) -> list[Zero]:
 def _header(console: Console, name: str, work: Work) -> None:
     size, stage = work.size, work.stage
     grid = Table.grid(padding=(0, 2))
-    head = ("own output matrix", "tied", "tied, two heads")[size.parts.outputs]
+    head = ("own output matrix", "tied", "tied, two heads")[min(size.parts.outputs, 2)]
     if stage.objective == "classification":
         head = "a classifier"
     grid.add_row(

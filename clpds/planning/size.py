@@ -161,12 +161,13 @@ def by_table(config: Config) -> Size | None:
 
 def _counted(config: Config) -> Size:
     """The model class on the meta device: exact for all that transformers knows, and seconds of imports."""
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PretrainedConfig
 
-    from clpds.checkpoint.anatomy import anatomy
+    from clpds.checkpoint.anatomy import anatomy, language_config
 
     try:
-        full = AutoConfig.for_model(**config)
+        plain = PretrainedConfig._decode_special_floats(dict(config))  # infinity, as transformers writes it
+        full = language_config(AutoConfig.for_model(**plain))
         found = anatomy(full)
         return _size(full, found, _dtype(config))
     except UserError:
@@ -182,18 +183,35 @@ def _size(full: "PretrainedConfig", found: "Anatomy", dtype: str) -> Size:
     from clpds.training.flops import model_parts
 
     text = full.get_text_config()
-    heads = text.num_attention_heads
+    heads, hidden = _most(text, "num_attention_heads"), _most(text, "hidden_size")
+    layers = _most(text, "num_hidden_layers")
+    if not heads or not hidden or not layers:
+        raise UserError(
+            f"config of {full.model_type}: what its layers keep for the backward pass is not known, since they are no "
+            "attention of so many heads; train a few steps and look at the memory that they take"
+        )
     parts = model_parts(found.model)
     return Size(
-        kind=full.model_type, parts=parts, vocabulary=text.vocab_size, layers=text.num_hidden_layers, heads=heads,
-        groups=getattr(text, "num_key_value_heads", None) or heads,
-        head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
-        feed_forward=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        kind=full.model_type, parts=parts, vocabulary=text.vocab_size, layers=layers, heads=heads,
+        groups=_most(text, "num_key_value_heads") or heads,
+        head_size=_most(text, "head_dim") or hidden // heads,
+        feed_forward=_most(text, "intermediate_size") or 4 * hidden,
         norm="rms" if hasattr(text, "rms_norm_eps") else "layer",
         gated=any("gate_proj" in name for name in parts.shapes),
         activation=str(getattr(text, "activation_function", getattr(text, "hidden_act", None))),
         dtype=dtype, exact=True,
     )  # fmt: skip
+
+
+def _most(text: Any, name: str) -> int | None:
+    """A size of the config, the largest where layers differ in it (Gemma 3n and 4)."""
+    try:
+        value = getattr(text, name, None)
+    except Exception:  # transformers refuses to give one value for all layers
+        value = [getattr(layer, name, None) for layer in text.per_layer_config]
+    if isinstance(value, list | tuple):
+        value = max((one for one in value if one is not None), default=None)
+    return value if value is None else int(value)
 
 
 def _dtype(config: Config) -> str:

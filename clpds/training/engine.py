@@ -2,7 +2,7 @@
 
 import copy
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Self
 
 import deepspeed
 import torch
@@ -81,10 +81,12 @@ def build_model(checkpoint: Checkpoint, config: dict[str, Any], device: torch.de
     cls = anatomy(checkpoint.config).model_class
     sliced = zero_stage(config) == 3
     with no_init_weights(), prevent_arange_dtype_change():
-        with _EmptyInit(config_dict_or_path=config, enabled=sliced):
+        with _EmptyInit(config_dict_or_path=config, enabled=sliced) as empty:
             model = cls(checkpoint.config)
+            if sliced:
+                empty.slice_rest(model)
         model.tie_weights()
-    parameters = dict(model.named_parameters())
+    parameters = own_parameters(model)
 
     def fill() -> list[bool]:
         finite = []
@@ -111,7 +113,7 @@ class _EmptyInit(deepspeed.zero.Init):  # type: ignore[misc]
     and 2.7 of 5.7 s for 1.2B on two ranks.
     """
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         super().__enter__()
         if self.enabled:
             empty = torch.empty  # DeepSpeed's, which casts; it puts back torch's own at the end
@@ -120,6 +122,14 @@ class _EmptyInit(deepspeed.zero.Init):  # type: ignore[misc]
                 return empty(*size, dtype=dtype or self.dtype, **rest)
 
             torch.empty = empty_in_dtype
+        return self
+
+    def slice_rest(self, model: nn.Module) -> None:
+        """Slice what DeepSpeed has missed: it looks at a module once made, and a ParameterList is filled later."""
+        for parameter in model.parameters():
+            if not hasattr(parameter, "ds_tensor"):
+                parameter.data = parameter.data.to(self.local_device, self.dtype)
+                self._zero_init_param(parameter)
 
     def _zero_init_param(self, param: nn.Parameter) -> None:
         self._convert_to_deepspeed_param(param)

@@ -2,11 +2,17 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
+    AutoModelForCausalLM,
     BertForMaskedLM,
+    GraniteMoeConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    PretrainedConfig,
     PreTrainedModel,
+    Qwen2MoeConfig,
     RobertaForMaskedLM,
     XLMRobertaForMaskedLM,
 )
@@ -94,3 +100,26 @@ def test_a_causal_model_costs_six_n_and_the_products_of_attention(tied: bool) ->
     assert found.of(7, 7) == 7 * (6 * matrices + 12 * 3 * H * S)
     above = flops(model, "model.norm.weight")  # the last norm stands above all layers
     assert above.per_token == (2 * (matrices - H * V) + 4 * 3 * H * S)
+
+
+TINY = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MixtralConfig(**TINY, num_key_value_heads=2, num_local_experts=8, num_experts_per_tok=2),
+        Qwen2MoeConfig(
+            **TINY, num_key_value_heads=4, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=16
+        ),  # and a shared one
+        GraniteMoeConfig(**TINY, num_local_experts=4, num_experts_per_tok=1),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_experts_count_as_far_as_a_token_meets_them(config: PretrainedConfig) -> None:
+    model, tokens = AutoModelForCausalLM.from_config(config, experts_implementation="eager"), 16
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(input_ids=torch.arange(tokens)[None])
+    products = counter.get_flop_counts()["Global"]
+    matrices = sum(count for name, count in products.items() if str(name) in ("aten.mm", "aten.addmm"))
+    assert step_flops(model, 0).of(tokens, tokens) == 3 * matrices

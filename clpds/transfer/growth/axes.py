@@ -28,7 +28,7 @@ class Family:
     rules: Mapping[str, str]
     """Tensor name, ``*`` for the number of a layer, to its rule."""
     final_norm: str
-    """The norm whose output the head reads."""
+    """The norm whose output the head reads; of the last layer where the layers have it."""
     eps: str | None
     """The config's key of the norms' epsilon; None where it is fixed or also that of norms over a head (Qwen3)."""
     ffn: str | None = "intermediate_size"
@@ -244,5 +244,5 @@ def family(config: PretrainedConfig) -> Family:
         if getattr(config, key, value) != value:
             raise UserError(f"no growth for {config.model_type} with {key} {getattr(config, key)} (only {value})")
     if config.model_type == "opt" and not config.do_layer_norm_before:  # OPT-350m
-        return replace(found, normed_stream=True, post_norms=_OPT_NORMS)
+        return replace(found, normed_stream=True, post_norms=_OPT_NORMS, final_norm=_OPT_NORMS[1])
     return found

@@ -44,7 +44,8 @@ def _grown(name: str, shape: tuple[int, ...], source: Checkpoint, made: Plan, se
     elif new and _written(rule)[0] == "h":
         load = partial(_silent, name, shape, old, made.noise, seed)
     elif rule in ("gain", "shift"):
-        load = partial(_norm, old, rule, made, final=pattern.rpartition(".")[0] == made.family.final_norm)
+        last = layer is None or layer == len(made.layers) - 1
+        load = partial(_norm, old, rule, made, final=last and pattern.rpartition(".")[0] == made.family.final_norm)
     elif _ends(rule, made, new=new):
         load = partial(_matrix, name, old, _ends(rule, made, new=new), made, seed)
     else:

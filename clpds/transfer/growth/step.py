@@ -4,12 +4,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from clpds.checkpoint import Checkpoint
+from clpds.errors import UserError
 from clpds.recipe import Init
 from clpds.transfer.growth.expand import Fill
 from clpds.transfer.growth.grow import grow
 from clpds.transfer.growth.measure import Difference, measure
 from clpds.transfer.growth.plan import Growth, Plan, plan, sizes
+
+SLACK = 1e-3  # of the largest logit: float32 sums in another order
+ROUNDINGS = 30  # of the source's type, layer after layer
 
 HOW: dict[Fill, str] = {
     "zero": "new coordinates of the stream hold zero",
@@ -85,13 +91,24 @@ def growth_of(step: Init) -> Growth:
 
 
 def grow_source(step: Init, source: Checkpoint) -> Grown:
-    """Grow ``source`` as ``step`` says and measure what that changes; UserError as ``grow``."""
+    """Grow ``source`` as ``step`` says and measure what that changes; UserError as ``grow``.
+
+    And where what is to be the same function is not, beyond what the source's type rounds away.
+    """
     growth = growth_of(step)
     grown = grow(source, growth)
-    return Grown(
+    made = Grown(
         grown,
         sizes(source.config),
         sizes(grown.config),
         plan(source.config, growth),
         measure(source, growth),
     )
+    off = 0.0 if made.difference is None else made.difference.relative
+    rounded = max(torch.finfo(tensor.dtype).eps for tensor in source.tensors.values() if tensor.dtype.is_floating_point)
+    if not made.plan.noise and not off <= max(SLACK, ROUNDINGS * rounded):
+        raise UserError(
+            f"{source.path}: growing ({made.change}) would not keep what this {source.config.model_type} computes: "
+            f"the grown model's logits are off by {made.measured}; nothing was written"
+        )
+    return made

@@ -1,5 +1,6 @@
 """A grown model computes what the small one computes, in every family, and can use what was added."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,19 @@ from clpds.errors import UserError
 from clpds.recipe import Init
 from clpds.transfer.growth import Growth, grow, measure
 from clpds.transfer.growth.axes import FAMILIES
+from clpds.transfer.init import init
 from tests.tiny import CAUSAL, save_model, text, tiny_model, tiny_tokenizer
 
 VOCABULARY = 600
 POST_LN = {"do_layer_norm_before": False, "word_embed_proj_dim": 16}  # as OPT-350m
-STREAM_IS_NORMED = ("bloom", "opt post-LN", "bert", "roberta")
+STREAM_IS_NORMED = ("bloom", "opt post-LN", "opt post-LN-plain", "bert", "roberta")
 SHAPES = ("gpt2", "gpt_neox", "opt", "llama", "mistral", "qwen2", "qwen3", *STREAM_IS_NORMED)
 
 
 def small_model(shape: str, *, tied: bool = True, **changes: Any) -> PreTrainedModel:
     family, _, post = shape.partition(" ")
-    return tiny_model(family, VOCABULARY, tied=tied, **(POST_LN if post else {}), **changes)
+    settings = POST_LN if post == "post-LN" else {"do_layer_norm_before": False} if post else {}
+    return tiny_model(family, VOCABULARY, tied=tied, **settings, **changes)
 
 
 def checkpoint_of(model: PreTrainedModel) -> Checkpoint:
@@ -268,3 +271,14 @@ def test_a_setting_that_the_table_is_wrong_for_is_refused() -> None:
     model = small_model("gpt2", scale_attn_by_inverse_layer_idx=True)
     with pytest.raises(UserError, match="scale_attn_by_inverse_layer_idx True"):
         grow(checkpoint_of(model), Growth(depth=3))
+
+
+def test_a_growth_that_changes_the_function_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("opt post-LN-plain")
+    save_model(tmp_path / "small", model, tiny_tokenizer("byte_bpe"))
+    unscaled = replace(FAMILIES["opt"], final_norm="model.decoder.final_layer_norm", normed_stream=True)
+    monkeypatch.setattr("clpds.transfer.growth.plan.family", lambda config: unscaled)
+    step = Init(method="grow", source=tmp_path / "small", out=tmp_path / "large", width=64)
+    with pytest.raises(UserError, match="would not keep what this opt computes"):
+        init(step)
+    assert not step.out.exists()
