@@ -60,7 +60,7 @@ SIZES: tuple[tuple[str, Any], ...] = tuple(
         (r"num_(position_)?buckets|.*num_buckets", 16),
     )
 )
-STILL = re.compile(r".*(dropout|drop_prob|layerdrop|dropout_p|pdrop|dropout_rate|jitter|noise)(_\w*)?")  # no chance in it
+STILL = re.compile(r".*(dropout|drop_prob|layerdrop|pdrop|jitter|noise)(_\w*)?")  # chance, which none may have
 KEY_VALUE = ("num_key_value_heads", "num_kv_heads")
 IDS = re.compile(r".*_token_(id|index)")
 PER_LAYER = ("layer_types", "mlp_layer_types", "layers_block_type", "indexer_types", "block_types", "attn_layers")

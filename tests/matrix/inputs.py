@@ -1,8 +1,10 @@
 """What all models of the matrix share: two tokenizers, a helper, packed blocks of ragged documents."""
 
+import io
 import json
 import random
-from dataclasses import dataclass
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -32,6 +34,8 @@ class Inputs:
     target: Path
     helper: Path
     data: Path
+    alone: Path | None
+    """The same documents, one a block."""
     deepspeed: Path
 
     @property
@@ -55,16 +59,21 @@ def write_inputs(folder: Path) -> Inputs:
     documents.write_text(
         "".join(json.dumps({"text": part[: LENGTHS[n % len(LENGTHS)]]}) + "\n" for n, part in enumerate(chapters))
     )
-    prepare(
-        Data(
-            input=(documents,), tokenizer=folder / "source", sequence_length=LENGTH, out=folder / "data",
-            validation_fraction=0.4, workers=1,
-        )
+    packed = Data(
+        input=(documents,), tokenizer=folder / "source", sequence_length=LENGTH, out=folder / "data",
+        validation_fraction=0.4, workers=1,
     )  # fmt: skip
+    alone = replace(packed, one_document=True, out=folder / "alone") if hasattr(packed, "one_document") else None
+    with redirect_stdout(io.StringIO()):
+        for data in (packed, alone):
+            if data:
+                prepare(data)
     # As users have it, but in float32: ZeRO-3, with small tensors sliced too.
     zero = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
     (folder / "zero3.json").write_text(json.dumps(zero))
-    return Inputs(folder / "source", folder / "target", folder / "helper", folder / "data", folder / "zero3.json")
+    return Inputs(
+        folder / "source", folder / "target", folder / "helper", packed.out, alone and alone.out, folder / "zero3.json"
+    )
 
 
 def _tokenizer(language: str, count: int) -> PreTrainedTokenizerFast:

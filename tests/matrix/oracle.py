@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-
 import datasets
 import torch
 import transformers
@@ -165,5 +164,3 @@ def require_weights(new: PreTrainedModel, trained: PreTrainedModel) -> None:
     if gaps[worst] > 2e-5:
         wrong = sum(gap > 2e-5 for gap in gaps.values())
         raise SilentError(f"weights: {worst} and {wrong - 1} more differ by {gaps[worst]:.1e}")
-
-

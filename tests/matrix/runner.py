@@ -14,13 +14,14 @@ AT_ONCE, LIMIT = 2, 300.0  # processes; seconds for a model
 
 
 def run(
-    kinds: Iterable[Kind], inputs: Inputs, folder: Path, tell: Callable[[Kind, Outcome], None] = lambda kind, found: None
+    kinds: Iterable[Kind], inputs: Inputs, folder: Path, tell: Callable[[Kind, Outcome], None] | None = None
 ) -> dict[Kind, Outcome]:
-    """The outcome of each; what a process printed stays in ``folder``. ``tell`` is called with each as it is there."""
+    """The outcome of each; what a process printed lies in ``folder``. ``tell`` is called with each once it is known."""
 
     def one(kind: Kind) -> tuple[Kind, Outcome]:
         found = _one(kind, inputs, folder / kind.key)
-        tell(kind, found)
+        if tell:
+            tell(kind, found)
         return kind, found
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -33,7 +34,5 @@ def _one(kind: Kind, inputs: Inputs, progress: Path) -> Outcome:
     except RuntimeError as error:  # it hangs or died: the column that it was at is to blame
         done: Outcome = json.loads(progress.read_text()) if progress.is_file() else {}
         why = str(error).strip().splitlines()[-1]
-        if not done:
-            return {column: f"TRACEBACK: {why}" for column in COLUMNS}
         return {column: done.get(column, f"TRACEBACK: {why}") for column in COLUMNS}
     return found
