@@ -1,5 +1,6 @@
 """One model through init, train, convert, eval and plan, each compared with the oracle: what a forked process does."""
 
+import gc
 import io
 import json
 import os
@@ -50,6 +51,7 @@ def check(kind: Kind, inputs: Inputs, progress: Path) -> Outcome:
     After each column the outcome so far lies in ``progress``: a process may be killed.
     """
     torch.set_num_threads(1)
+    gc.freeze()  # what was there before the fork, which DeepSpeed would look through again and again
     os.environ["COLUMNS"] = "500"  # so that no table wraps
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)
     with open(f"{progress}.log", "w") as log:  # noqa: PTH123
