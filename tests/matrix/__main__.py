@@ -17,7 +17,7 @@ from pathlib import Path
 import tests.conftest  # noqa: F401  # sets what must be set before libraries are imported
 from tests.matrix import runner, table
 from tests.matrix.build import Kind, kinds
-from tests.matrix.check import COLUMNS, Outcome
+from tests.matrix.check import Outcome
 from tests.matrix.inputs import write_inputs
 
 
@@ -35,7 +35,7 @@ def main() -> int:
 
     def tell(kind: Kind, found: Outcome) -> None:
         if options.types:
-            lines = [f"{kind.key}  {kind.name}", *(f"  {column}: {said}" for column, said in found.items())]
+            lines = [f"{kind.key}  {kind.name}", *(f"  {column}: {said}" for column, said in sorted(found.items()))]
             print("\n".join(lines), flush=True)
         else:
             print(f"{kind.key}  {_line(found)}", flush=True)
@@ -58,7 +58,7 @@ def _line(found: Outcome) -> str:
     if "plain" in found:
         return found["plain"][:150]
     bad = [f"{column} {said[:150]}" for column, said in found.items() if not said.startswith("ok")]
-    return "; ".join(bad) or found[COLUMNS[2]]
+    return "; ".join(bad) or found["train"]
 
 
 if __name__ == "__main__":  # and not where a child of multiprocessing imports this

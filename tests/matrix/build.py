@@ -123,7 +123,7 @@ def shrunk(cls: type[PretrainedConfig], exception: dict[str, Any]) -> dict[str, 
             small = next((small for pattern, small in SIZES if pattern.fullmatch(name)), None)
             if name in KEY_VALUE and value == vars(default).get("num_attention_heads"):
                 small = HEADS
-            if small is not None and small < value:
+            if small is not None and (small < value or small == ROWS):
                 given[name] = small
         elif name == "head_dim" and value is None:
             given[name] = 16

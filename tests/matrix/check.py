@@ -77,15 +77,16 @@ def _check(kind: Kind, inputs: Inputs, folder: Path, progress: Path) -> Outcome:
         return {"plain": plain}
     one = _Model(kind, model, source, inputs, folder)
     found: Outcome = {}
-    works: tuple[Callable[[], str], ...] = (
-        lambda: one.initialised("subpieces"),
-        lambda: one.initialised("clp"),
-        one.trained,
-        one.scored,
-        one.planned,
-    )
-    for column, work in zip(COLUMNS, works, strict=True):
-        found[column] = _outcome(work).replace(f"{source}", "MODEL").replace(f"{folder}/", "")
+    works: dict[str, Callable[[], str]] = {
+        "init subpieces": lambda: one.initialised("subpieces"),
+        "init clp": lambda: one.initialised("clp"),
+        "eval": one.scored,
+        "plan": one.planned,
+        "train": one.trained,  # last: DeepSpeed leaves traces in a process
+    }
+    for column, work in works.items():
+        said = _outcome(work).replace(f"{source}", "MODEL").replace(f"{folder}/", "")
+        found[column] = said.replace(f"{inputs.data}", "DATA")
         progress.write_text(json.dumps(found))
     return found
 
