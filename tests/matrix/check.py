@@ -114,7 +114,7 @@ class _Model:
     def __init__(self, kind: Kind, model: PreTrainedModel, source: Path, inputs: Inputs, folder: Path) -> None:
         self.source, self.inputs, self.folder = source, inputs, folder
         self.model = oracle.load(source)
-        self.causal = kind.head == "causal"
+        self.head, self.causal = kind.head, kind.head == "causal"
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.meaningless = ""  # what a loss of this model would be
         if model.config.is_encoder_decoder:
@@ -125,7 +125,8 @@ class _Model:
     def initialised(self, method: Any) -> str:
         """Under another vocabulary: shared rows are copied, and nothing else changes."""
         out = self.folder / method
-        given = {"helper": self.inputs.helper} if method == "clp" else {"tokenizer": self.inputs.target}
+        inputs = self.inputs
+        given = {"helper": inputs.helpers[self.head]} if method == "clp" else {"tokenizer": inputs.targets[self.head]}
         init(recipe.Init(method=method, source=self.source, out=out, **given))
         oracle.require_rows(self.model, oracle.load(out), self.inputs.pairs)
         return "ok"

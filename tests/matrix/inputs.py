@@ -31,8 +31,9 @@ class Inputs:
     """Folders."""
 
     tokenizer: Path
-    target: Path
-    helper: Path
+    targets: dict[str, Path]
+    """Of a head; that of causal models fills no role of encoders, which some configs insist on."""
+    helpers: dict[str, Path]
     data: Path
     alone: Path | None
     """The same documents, one a block."""
@@ -43,17 +44,20 @@ class Inputs:
         """(id in the target, id in the source) of every token that is spelled alike in both."""
         source, target = (
             json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
-            for folder in (self.tokenizer, self.target)
+            for folder in (self.tokenizer, self.targets["causal"])
         )
         return sorted((id_, source[token]) for token, id_ in target.items() if token in source)
 
 
 def write_inputs(folder: Path) -> Inputs:
     """All of it under ``folder``, seconds of work."""
-    source, target = _tokenizer("en", TOKENS), _shuffled(_tokenizer("de", TARGET_TOKENS))
-    source.save_pretrained(folder / "source")
-    target.save_pretrained(folder / "target")
-    save_model(folder / "helper", tiny_model("llama", TARGET_TOKENS, tied=False), target)
+    _tokenizer("en", TOKENS).save_pretrained(folder / "source")
+    german, helper = _tokenizer("de", TARGET_TOKENS), tiny_model("llama", TARGET_TOKENS, tied=False)
+    few = {role: spelling for role, spelling in ROLES.items() if role in ("bos_token", "eos_token", "pad_token")}
+    for head, roles in {"causal": few, "masked": ROLES}.items():
+        target = _shuffled(german, roles)
+        target.save_pretrained(folder / "target" / head)
+        save_model(folder / "helper" / head, helper, target)
     documents = folder / "documents.jsonl"
     chapters = text("en", 20)
     documents.write_text(
@@ -89,7 +93,7 @@ def _tokenizer(language: str, count: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, **ROLES)
 
 
-def _shuffled(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+def _shuffled(tokenizer: PreTrainedTokenizerFast, roles: dict[str, str]) -> PreTrainedTokenizerFast:
     """The same tokens in another order, the special ones elsewhere."""
     document = json.loads(tokenizer.backend_tokenizer.to_str())
     order = list(range(len(document["model"]["vocab"])))
@@ -100,4 +104,4 @@ def _shuffled(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     for token in document["added_tokens"]:
         token["id"] = order[token["id"]]
     document["added_tokens"].sort(key=lambda token: token["id"])
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(document)), **ROLES)
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(document)), **roles)
