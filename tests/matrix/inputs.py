@@ -75,8 +75,14 @@ def write_inputs(folder: Path) -> Inputs:
     # As users have it, but in float32: ZeRO-3, with small tensors sliced too.
     zero = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
     (folder / "zero3.json").write_text(json.dumps(zero))
+    heads = ("causal", "masked")
     return Inputs(
-        folder / "source", folder / "target", folder / "helper", packed.out, alone and alone.out, folder / "zero3.json"
+        tokenizer=folder / "source",
+        targets={head: folder / "target" / head for head in heads},
+        helpers={head: folder / "helper" / head for head in heads},
+        data=packed.out,
+        alone=alone.out if alone else None,
+        deepspeed=folder / "zero3.json",
     )
 
 
