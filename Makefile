@@ -1,8 +1,8 @@
-# make setup | demo | test | lint | torture | bench | cluster. Each sets up what it needs by itself.
+# make setup | demo | test | lint | matrix | torture | bench | cluster. Each sets up what it needs by itself.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint torture bench cluster clean
+.PHONY: setup demo test lint matrix torture bench cluster clean
 
 setup: .venv/ready
 	@:
@@ -26,6 +26,10 @@ lint: setup
 
 test: lint
 	@$(BIN)/python -m pytest
+
+# Every language model of the installed transformers against plain transformers; writes docs/models.md. Half an hour.
+matrix: setup
+	@$(BIN)/python -m tests.matrix
 
 # Kill a training 54 times, start it again and compare: half an hour.
 torture: setup
