@@ -11,9 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from clpds.bounds import RECORD as LARGEST
 from clpds.errors import UserError
 from clpds.folders.claim import held
 from clpds.folders.ours import RECORD
+from clpds.inside import read_json
 from clpds.progress import progress
 from clpds.recipe import Step, verb_of
 from clpds.refusals import require_given
@@ -80,7 +82,7 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = read_json(path, LARGEST)
         if not isinstance(document, dict):
             raise ValueError("no mapping")
     except (ValueError, OSError, RecursionError) as error:
