@@ -49,6 +49,11 @@ def anatomy(config: PretrainedConfig) -> Anatomy:
     milliseconds and no memory. Raises UserError where the config has no language-model class.
     """
     model = meta_model(config)
+    if model.config.is_encoder_decoder:
+        raise UserError(
+            f"{type(model).__name__} reads a text with an encoder and writes another: causal and masked language models "
+            "are what can be used here"
+        )
     wider = copy.deepcopy(config)
     text = wider.get_text_config()
     text.vocab_size += 1

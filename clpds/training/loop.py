@@ -16,6 +16,7 @@ from clpds.allocator import keep_freed_memory
 from clpds.checkpoint import Checkpoint
 from clpds.data.blocks import on_device
 from clpds.errors import UserError
+from clpds.models.unreached import freeze_unreached
 from clpds.objectives import Objective, objective_of
 from clpds.recipe import Train
 from clpds.run_folder import asked_to_stop, read_trainer
@@ -75,6 +76,7 @@ def _train(
 
     model = build_model(checkpoint, config, device)
     agree(lambda: freeze(model, stage.trainable))
+    unreached = agree(lambda: freeze_unreached(model))
     flops = step_flops(model, inputs.mixture.sequence_length)
     engine = build_engine(model, stage, config, device)
     objective.check(engine)
@@ -91,6 +93,8 @@ def _train(
 
     if metrics and liger:
         metrics.say("norms, rotary embeddings and MLPs by liger-kernel")
+    if metrics and unreached:
+        metrics.say(f"no loss reaches {len(unreached):,} tensors, which stay as they are: {', '.join(unreached[:3])} ...")
     if metrics and position.step:
         metrics.say(f"resuming from step {position.step}")
     tokens = stage.global_batch * inputs.mixture.sequence_length  # of a step, predicted or not

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
-from transformers import GenerationConfig, PretrainedConfig
+from torch import Tensor
+from transformers import GenerationConfig
 
 from clpds.checkpoint import Checkpoint, LazyTensor, anatomy
-from clpds.checkpoint.anatomy import meta_model
 from clpds.checkpoint.safetensors import is_finite
 from clpds.errors import UserError
+from clpds.transfer.positions import count_positions_from
 from clpds.vocabulary.blocks import blocks
 
 Role = Literal["input", "output"]
@@ -96,7 +96,7 @@ def swap_vocabulary(
     if special_ids is not None:
         config, generation = _with_ids(config, special_ids), generation and _with_ids(generation, special_ids)
     config.get_text_config().vocab_size = height
-    positions = _count_positions_from(source, config)
+    positions = count_positions_from(source, config)
     return source.derive(
         replaced=replaced | positions,
         config=config,
@@ -135,34 +135,3 @@ def _with_ids(config: AnyConfig, special_ids: Mapping[str, int]) -> AnyConfig:
     for key in [key for key in vars(config) if key.endswith("_token_id")]:
         setattr(config, key, special_ids.get(key))
     return config
-
-
-def _count_positions_from(source: Checkpoint, config: PretrainedConfig) -> dict[str, LazyTensor]:
-    """The position tables of models that count positions from the padding id (RoBERTa), and their size in ``config``.
-
-    Position i has row pad_token_id + 1 + i there: with another padding id the table moves along.
-    """
-    before, after = source.config.pad_token_id, config.pad_token_id
-    vocabulary = anatomy(source.config)
-    tables = [
-        f"{name}.weight"
-        for name, module in meta_model(source.config).named_modules()
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None
-    ]
-    tables = [name for name in tables if name not in vocabulary.vocabulary and name not in vocabulary.tied]
-    if not tables or after == before:
-        return {}
-    if after is None:
-        raise UserError(f"{config.model_type} counts positions from the padding id, but the tokenizer has no pad token")
-    config.max_position_embeddings += after - before
-    return {name: _moved(source.tensors[name], after - before) for name in tables}
-
-
-def _moved(table: LazyTensor, by: int) -> LazyTensor:
-    """``table`` with ``by`` zero rows put before it, or with that many cut off where ``by`` is negative."""
-
-    def load() -> Tensor:
-        rows = table.load()
-        return torch.cat([rows.new_zeros(by, *rows.shape[1:]), rows]) if by > 0 else rows[-by:]
-
-    return LazyTensor((table.shape[0] + by, *table.shape[1:]), table.dtype, load, origin=table.origin)
