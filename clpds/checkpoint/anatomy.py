@@ -51,8 +51,8 @@ def anatomy(config: PretrainedConfig) -> Anatomy:
     model = meta_model(config)
     if model.config.is_encoder_decoder:
         raise UserError(
-            f"{type(model).__name__} reads a text with an encoder and writes another: causal and masked language models "
-            "are what can be used here"
+            f"{type(model).__name__} is an encoder-decoder, which writes one text from another; give a causal or masked "
+            "language model"
         )
     wider = copy.deepcopy(config)
     text = wider.get_text_config()

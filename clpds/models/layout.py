@@ -56,9 +56,7 @@ def real_tokens(batch: "Batch") -> Tensor:
     return (batch.position_ids == 0).cumsum(dim=1) == 1
 
 
-def document_mask(
-    position_ids: Tensor, dtype: torch.dtype, *, causal: bool, window: int | None = None
-) -> Tensor:
+def document_mask(position_ids: Tensor, dtype: torch.dtype, *, causal: bool, window: int | None = None) -> Tensor:
     """(B, 1, N, N), 0 where a token may look and the most negative number elsewhere, from positions (B, N).
 
     With ``window`` it sees so many tokens, itself among them, or no further than that to either side, as

@@ -1,4 +1,4 @@
-"""A small copy of a model to try things on: its class, its layers and switches, narrow, in float32, with random weights.
+"""A small copy of a model to try things on: its class, layers and switches, narrow, in float32, random weights.
 
 What a class does with documents in a row does not depend on its widths or weights, and a copy of a few million
 parameters tells it to the last digits, where the model itself, in bfloat16 and sliced over ranks, would cost a pass
@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 WINDOW = 4  # tokens

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from clpds.data.blocks import IGNORED, Batch
 from clpds.errors import UserError
 from clpds.models.encoder import forward_at
-from clpds.models.minijoint import MiniJoint
 from clpds.models.layout import bare, trimmed
+from clpds.models.minijoint import MiniJoint
 from clpds.objectives.masked import Masked, nll_sum
 
 

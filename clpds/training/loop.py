@@ -94,7 +94,9 @@ def _train(
     if metrics and liger:
         metrics.say("norms, rotary embeddings and MLPs by liger-kernel")
     if metrics and unreached:
-        metrics.say(f"no loss reaches {len(unreached):,} tensors, which stay as they are: {', '.join(unreached[:3])} ...")
+        metrics.say(
+            f"no loss reaches {len(unreached):,} tensors, which stay as they are: {', '.join(unreached[:3])} ..."
+        )
     if metrics and position.step:
         metrics.say(f"resuming from step {position.step}")
     tokens = stage.global_batch * inputs.mixture.sequence_length  # of a step, predicted or not

@@ -37,7 +37,9 @@ def count_positions_from(source: Checkpoint, config: PretrainedConfig) -> dict[s
         other.max_position_embeddings += after
     old, new = (small_copy(meta_model(each), torch.device("cpu")) for each in (source.config, other))
     if old is None or new is None:
-        raise UserError(f"{config.model_type} cannot be tried with the padding id {after}; give the pad token id {before}")
+        raise UserError(
+            f"{config.model_type} cannot be tried with the padding id {after}; give the pad token id {before}"
+        )
     ids = _common_ids(old, new)
     (logits, rows), (_, new_rows) = _passed(old, ids), _passed(new, ids)
     moves = {name: new_rows[name] - row for name, row in rows.items() if f"{name}.weight" in shapes}
@@ -97,7 +99,9 @@ def _give_weights(old: PreTrainedModel, new: PreTrainedModel, moves: dict[str, i
     with torch.no_grad():
         for name, held in old.state_dict().items():
             by = moves.get(name.removesuffix(".weight"), 0)
-            moved = held if by == 0 else torch.cat([held.new_zeros(by, *held.shape[1:]), held]) if by > 0 else held[-by:]
+            moved = (
+                held if by == 0 else torch.cat([held.new_zeros(by, *held.shape[1:]), held]) if by > 0 else held[-by:]
+            )
             rows = min(len(moved), len(goals[name])) if held.dim() else None
             goals[name][:rows].copy_(moved[:rows]) if held.dim() else goals[name].copy_(held)
 

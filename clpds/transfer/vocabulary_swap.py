@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PretrainedConfig
 
 from clpds.checkpoint import Checkpoint, LazyTensor, anatomy
 from clpds.checkpoint.safetensors import is_finite
