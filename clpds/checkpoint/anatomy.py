@@ -51,7 +51,7 @@ def anatomy(config: PretrainedConfig) -> Anatomy:
     model = meta_model(config)
     if model.config.is_encoder_decoder:
         raise UserError(
-            f"{type(model).__name__} is an encoder-decoder, which writes one text from another; give a causal or masked "
+            f"{type(model).__name__} is an encoder-decoder, which writes a text from another; give a causal or masked "
             "language model"
         )
     wider = copy.deepcopy(config)

@@ -45,7 +45,13 @@ def count_positions_from(source: Checkpoint, config: PretrainedConfig) -> dict[s
     moves = {name: new_rows[name] - row for name, row in rows.items() if f"{name}.weight" in shapes}
     moves = {name: by for name, by in moves.items() if by}
     _give_weights(old, new, moves)
-    if bool((_passed(new, ids)[0] - logits).abs().max() > CLOSE * logits.abs().max()):
+    # What was the padding id is now a word's: one with the same row must do in its place.
+    words, twin = new.get_input_embeddings().weight, ids.clone()
+    if before is not None and before not in ids:
+        with torch.no_grad():
+            words[before] = words[ids[1]]
+        twin[1] = before
+    if any(bool((_passed(new, text)[0] - logits).abs().max() > CLOSE * logits.abs().max()) for text in (ids, twin)):
         raise UserError(
             f"{config.model_type} computes otherwise where the pad token has another id than {before}; the tokenizer "
             f"has it at {after}: give it the id {before}"
