@@ -48,7 +48,7 @@ KINDS: dict[str, tuple[type[PreTrainedModel], Any, Any]] = {
         lambda: RobertaConfig(**SMALL, vocab_size=VOCABULARY, is_decoder=True, pad_token_id=1),
         Packed("one", 2),
     ),
-    "mpnet": (MPNetForMaskedLM, lambda: MPNetConfig(**SMALL, vocab_size=VOCABULARY, pad_token_id=0), Packed("one", 2)),
+    "mpnet": (MPNetForMaskedLM, lambda: MPNetConfig(**SMALL, vocab_size=VOCABULARY, pad_token_id=1), Packed("one", 2)),
     "modernbert": (
         ModernBertForMaskedLM,
         lambda: ModernBertConfig(**SMALL, vocab_size=VOCABULARY, local_attention=4, pad_token_id=0),
