@@ -56,7 +56,7 @@ def objective_of(stage: Train, data: Samples[Any]) -> Objective[Any]:
     if stage.objective == "causal":
         return Causal(stage.isolate_documents, data.single, stage.micro_batch)
     vocabulary = load_tokenizer(data.tokenizer_folder), stage.mask_share, str(data.tokenizer_folder)
-    blocks = {"single": data.single, "micro_batch": stage.micro_batch}
+    blocks: dict[str, Any] = {"single": data.single, "micro_batch": stage.micro_batch}
     if stage.objective == "minijoint":
         return MiniJointMasked.of(*vocabulary, mini_weight=stage.mini_weight, **blocks)
     masked = Masked.of(*vocabulary, **blocks)
