@@ -50,6 +50,11 @@ def anatomy(config: PretrainedConfig) -> Anatomy:
     milliseconds and no memory. Raises UserError where the config has no language-model class.
     """
     model = meta_model(config)
+    if model.config.is_encoder_decoder:
+        raise UserError(
+            f"{type(model).__name__} is an encoder-decoder, which writes a text from another; give a causal or masked "
+            "language model"
+        )
     wider = copy.deepcopy(config)
     set_vocabulary(wider, config.get_text_config().vocab_size + 1)
     wider_shapes = {name: tuple(tensor.shape) for name, tensor in meta_model(wider).state_dict().items()}

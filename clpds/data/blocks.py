@@ -39,13 +39,15 @@ def on_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
 class Blocks:
     """One split of a data folder. ``len()`` is the number of blocks."""
 
-    def __init__(self, folder: Path, dataset: datasets.Dataset, language: int = 1) -> None:
+    def __init__(self, folder: Path, dataset: datasets.Dataset, language: int = 1, *, single: bool = False) -> None:
         self.folder = folder
         self.tokenizer_folder = folder / "tokenizer"
         self.sequence_length: int = dataset.features["input_ids"].length
         self.fingerprint: str = dataset._fingerprint
         """Changes when the data does; equal for equal data."""
         self.language = language
+        self.single = single
+        """Whether each block has one document, or a piece of one."""
         self._dataset = dataset  # keeps the files mapped
         batches = dataset.data.to_batches()
         self._first = np.cumsum([0, *(len(batch) for batch in batches)])
@@ -110,7 +112,10 @@ def open_blocks(folder: Path, split: str, language: int = 1) -> Blocks:
     ``language`` is 0 for the source's and 1 for the new one.
     Raises UserError where the folder is something else, was written in another format, or lacks the split.
     """
-    return Blocks(folder, open_split(folder, split, verb="data", written_as=FORMAT)[1], language)
+    record, dataset = open_split(folder, split, verb="data", written_as=FORMAT)
+    parameters = record["parameters"]
+    single = bool(parameters.get("one_document") or parameters.get("label_key"))
+    return Blocks(folder, dataset, language, single=single)
 
 
 def open_split(folder: Path, split: str, *, verb: str, written_as: int) -> tuple[dict[str, Any], datasets.Dataset]:

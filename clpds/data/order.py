@@ -26,6 +26,7 @@ class Samples(Protocol[B_co]):
     sequence_length: int
     fingerprint: str
     classes: tuple[str, ...]
+    single: bool
 
     def __len__(self) -> int: ...
 
@@ -105,7 +106,7 @@ def _slots(weights: Sequence[float]) -> np.ndarray:
 
 
 def require_alike(a: Samples[Any], b: Samples[Any]) -> None:
-    """UserError unless the two have blocks of one length, the same classes and the same tokenizer."""
+    """UserError unless the two have blocks of one length and kind, the same classes and the same tokenizer."""
     if a.sequence_length != b.sequence_length:
         raise UserError(
             f"{a.folder} has blocks of {a.sequence_length} tokens, {b.folder} of {b.sequence_length}; "
@@ -113,6 +114,9 @@ def require_alike(a: Samples[Any], b: Samples[Any]) -> None:
         )
     if a.classes != b.classes:
         raise UserError(f"{a.folder} and {b.folder} have different classes, or only one of them has any")
+    if a.single != b.single:
+        one, other = (a, b) if a.single else (b, a)
+        raise UserError(f"{one.folder} has one document a block, {other.folder} several; prepare both alike")
     files = [blocks.tokenizer_folder / "tokenizer.json" for blocks in (a, b)]
     if files[0].read_bytes() != files[1].read_bytes():
         tokenizer_a, tokenizer_b = load_tokenizer(a.tokenizer_folder), load_tokenizer(b.tokenizer_folder)

@@ -18,6 +18,7 @@ from clpds.progress import progress
 Counts = dict[str, dict[str, int]]
 Chunk = tuple[np.ndarray, np.ndarray, np.ndarray]  # ids and bytes of all tokens, lengths of the documents
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+AT_ONCE = 4096  # blocks of one document that are in memory
 
 
 def count_tokens(files: Iterable[Path], split: str) -> dict[str, int]:
@@ -32,8 +33,10 @@ def count_tokens(files: Iterable[Path], split: str) -> dict[str, int]:
     return counts
 
 
-def write_blocks(files: list[Path], split: str, length: int, work: Path, out: Path) -> int:
-    """Write the split's blocks for `datasets`; returns how many."""
+def write_blocks(
+    files: list[Path], split: str, length: int, work: Path, out: Path, *, one_document: bool = False
+) -> int:
+    """Write the split's blocks for `datasets`, packed or with ``one_document`` each; returns how many."""
     plan = json.loads((work / PLAN).read_text(encoding="utf-8"))
     features = datasets.Features(
         input_ids=datasets.List(datasets.Value(plan["dtype"]), length=length),
@@ -47,7 +50,12 @@ def write_blocks(files: list[Path], split: str, length: int, work: Path, out: Pa
         pa.OSFile(str(temporary), "wb") as sink,
         pa.ipc.new_stream(sink, features.arrow_schema) as writer,
     ):
-        for columns in pack(_chunks(files, split, advance), length, plan["padding"], keep_rest=split != "train"):
+        chunks = _chunks(files, split, advance)
+        if one_document:
+            blocks = unpacked(chunks, length, plan["padding"])
+        else:
+            blocks = pack(chunks, length, plan["padding"], keep_rest=split != "train")
+        for columns in blocks:
             ids, offsets, ends, predicted = columns
             for column in columns:
                 digest.update(np.ascontiguousarray(column).data)
@@ -91,6 +99,22 @@ def pack(chunks: Iterable[Chunk], length: int, padding: int, *, keep_rest: bool)
         rest = length - len(ids)
         ids = np.pad(ids, (0, rest), constant_values=padding)
         yield _cut(ids, np.pad(sizes, (0, rest)), ends, length)
+
+
+def unpacked(chunks: Iterable[Chunk], length: int, padding: int) -> Iterator[Columns]:
+    """Cut each document into blocks of ``length`` tokens, the last filled with ``padding``; columns as ``pack`` has."""
+    for ids, sizes, lengths in chunks:
+        pieces = -(-lengths.astype(np.int64) // length)
+        widths = np.full(pieces.sum(), length, np.int64)
+        widths[np.cumsum(pieces) - 1] = lengths - (pieces - 1) * length
+        stops = np.cumsum(widths)
+        for first in range(0, len(widths), AT_ONCE):
+            width = widths[first : first + AT_ONCE]
+            start, stop = stops[first] - widths[first], stops[first + len(width) - 1]
+            held = np.arange(length) < width[:, None]
+            block, size = np.full(held.shape, padding, np.int64), np.zeros(held.shape, np.int64)
+            block[held], size[held] = ids[start:stop], sizes[start:stop]
+            yield block, np.arange(len(width) + 1), width, size[:, 1:].sum(axis=1)
 
 
 def _cut(ids: np.ndarray, sizes: np.ndarray, ends: np.ndarray, length: int) -> Columns:

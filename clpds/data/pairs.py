@@ -45,6 +45,7 @@ class Pairs:
         """Changes when the data does; equal for equal data."""
         self.classes: tuple[str, ...] = ()
         """None: these are no labelled texts."""
+        self.single = True
         self.reverse = reverse
         """Whether the new language is read, not written."""
         self._dataset = dataset.with_format("numpy")

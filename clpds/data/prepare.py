@@ -204,7 +204,7 @@ def _require_enough(step: recipe.Data, counts: Counts) -> None:
                 f"validation_fraction {step.validation_fraction} leaves none of the {total:,} documents for the "
                 f"{split} split; change it, or give 0 (no validation) or 1 (nothing else)"
             )
-    if "train" in counts and counts["train"]["tokens"] < step.sequence_length:
+    if "train" in counts and not step.one_document and counts["train"]["tokens"] < step.sequence_length:
         raise UserError(
             f"the train split has {counts['train']['tokens']:,} tokens, less than one block of "
             f"{step.sequence_length:,}; lower sequence_length or add text"
@@ -217,7 +217,9 @@ def _finish(step: recipe.Data, work: Path, counts: Counts, world: World) -> None
     def pack(out: Path) -> None:
         files = open_work(work).files()
         for split in counts:
-            counts[split]["blocks"] = write_blocks(files, split, step.sequence_length, work, out / split)
+            counts[split]["blocks"] = write_blocks(
+                files, split, step.sequence_length, work, out / split, one_document=step.one_document
+            )
         shutil.copytree(work / "tokenizer", out / "tokenizer")
 
     with new_shared_folder(world, step.out, overwrite=step.overwrite) as out:
@@ -227,10 +229,11 @@ def _finish(step: recipe.Data, work: Path, counts: Counts, world: World) -> None
         provenance.record(out, step, inputs, world=world, format=FORMAT, splits=counts)
     if world.rank == 0:
         remove_marked(work)
-        _show(counts)
+        _show(counts, step.sequence_length if step.one_document else None)
 
 
-def _show(counts: Counts) -> None:
+def _show(counts: Counts, padded_to: int | None) -> None:
+    """The table, and with blocks of ``padded_to`` tokens that have one document each what padding they have."""
     table = Table("split", "documents", "blocks", "tokens", "text", "bytes per token", "unknown")
     for split, count in counts.items():
         numbers = (f"{count[key]:,}" for key in ("documents", "blocks", "tokens"))
@@ -239,3 +242,6 @@ def _show(counts: Counts) -> None:
         table.add_row(split, *numbers, human_bytes(count["bytes"]), bytes_a_token, f"{share:.2%}")
         warn_of_unknown(share, f"the {split} text", "train a tokenizer on text of this kind, or take a byte-level one")
     Console().print(table)
+    if padded_to is not None:
+        tokens, blocks = (sum(count[key] for count in counts.values()) for key in ("tokens", "blocks"))
+        sys.stdout.write(f"{1 - tokens / (blocks * padded_to):.0%} of the blocks is padding\n")

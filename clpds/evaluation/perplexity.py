@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 
 from clpds.data.blocks import IGNORED, Batch, Blocks, on_device
 from clpds.errors import UserError
-from clpds.models.encoder import forward_at
-from clpds.models.packing import can_isolate, forward_packed, one_document_a_row
+from clpds.models.encoder import forward_at, way_of_encoder
+from clpds.models.layout import Rows, one_document_a_row
+from clpds.models.packing import forward_packed, way_of_causal
 from clpds.objectives.masked import Masked
 from clpds.progress import progress
 
@@ -46,14 +47,13 @@ def score(
 ) -> Score:
     """Score the first ``count`` blocks; no document sees another, and the result does not depend on ``micro_batch``.
 
-    A causal model predicts every token, and one that cannot keep packed documents apart is given each in a row of its
-    own, which is slower and exact. With ``masked`` the model fills the gaps that this and ``seed`` choose. Raises
-    UserError that names the blocks, and the tensor where there is one, if the loss is not finite, and for a model that
-    ``masked`` does not suit.
+    A causal model predicts every token; with ``masked`` the model fills the gaps that this and ``seed`` choose. One
+    that cannot keep packed documents apart is given each in a row of its own, which is slower and exact. Raises
+    UserError that names the blocks, and the tensor where there is one, if the loss is not finite, and for a model
+    that is of the other kind or answers no document exactly.
     """
     model.eval()
-    if masked:
-        masked.check(model)
+    way = way_of_encoder(model) if masked else way_of_causal(model)
     nll, tokens = 0.0, 0
     with progress("evaluating (blocks)", count) as advance:
         for first in range(0, count, micro_batch):
@@ -62,7 +62,10 @@ def score(
             if masked:
                 batch = masked.prepare(batch, indices, seed)
             batch = on_device(batch, model.device)
-            found = _gaps(model, batch) if masked else _every_token(model, batch)
+            parts = [batch]
+            if isinstance(way, Rows):
+                parts = list(one_document_a_row(batch, batch.input_ids.numel(), padded=way.padded))
+            found = sum(_gaps(model, part) if masked else _every_token(model, part) for part in parts)
             if not math.isfinite(found):
                 raise UserError(f"the loss of {_span(indices)} is {found}{_culprit(model)}")
             nll += found
@@ -72,9 +75,7 @@ def score(
 
 
 def _every_token(model: PreTrainedModel, batch: Batch) -> float:
-    isolate = can_isolate(model)
-    parts = [batch] if isolate else one_document_a_row(batch, batch.input_ids.numel())
-    return sum(nll_sum(forward_packed(model, part, isolate=isolate), part.labels) for part in parts)
+    return nll_sum(forward_packed(model, batch, isolate=True), batch.labels)
 
 
 def _gaps(model: PreTrainedModel, batch: Batch) -> float:

@@ -54,9 +54,10 @@ def objective_of(stage: Train, data: Samples[Any]) -> Objective[Any]:
     if stage.objective == "classification":
         return Classification(data.classes)
     if stage.objective == "causal":
-        return Causal(isolate=stage.isolate_documents)
+        return Causal(stage.isolate_documents, data.single, stage.micro_batch)
     vocabulary = load_tokenizer(data.tokenizer_folder), stage.mask_share, str(data.tokenizer_folder)
+    blocks: dict[str, Any] = {"single": data.single, "micro_batch": stage.micro_batch}
     if stage.objective == "minijoint":
-        return MiniJointMasked.of(*vocabulary, mini_weight=stage.mini_weight)
-    masked = Masked.of(*vocabulary)
+        return MiniJointMasked.of(*vocabulary, mini_weight=stage.mini_weight, **blocks)
+    masked = Masked.of(*vocabulary, **blocks)
     return Cdlm(masked) if stage.objective == "cdlm" else masked

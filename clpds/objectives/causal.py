@@ -8,8 +8,8 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, nn
 
 from clpds.data.blocks import IGNORED, Batch
-from clpds.errors import UserError
-from clpds.models.packing import bare, can_isolate, forward_packed
+from clpds.models.layout import trimmed
+from clpds.models.packing import forward_packed, require_causal
 
 
 @dataclass(frozen=True)
@@ -18,18 +18,15 @@ class Causal:
 
     isolate: bool = True
     """Documents of a block do not see each other."""
+    single: bool = False
+    """Each block has one document, and padding behind it."""
+    micro_batch: int = 1
+    """Blocks of a forward pass."""
     every_token: bool = True
 
     def check(self, model: nn.Module) -> None:
-        """Raise UserError for a masked language model, and for one that cannot keep documents apart but shall."""
-        inner = bare(model)
-        if not inner.can_generate():
-            raise UserError(
-                f"{type(inner).__name__} does not go on with a text; set objective: masked if it fills gaps"
-            )
-        if self.isolate and not can_isolate(model):
-            kind = inner.config.model_type
-            raise UserError(f"{kind} models cannot keep the documents of a block apart; set isolate_documents: false")
+        """Raise UserError for what is no causal model, and for one that cannot keep documents apart but shall."""
+        require_causal(model, isolate=self.isolate, single=self.single, micro_batch=self.micro_batch)
 
     def prepare(self, batch: Batch, samples: Sequence[int], seed: int) -> Batch:
         """The batch as it is."""
@@ -41,7 +38,9 @@ class Causal:
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         """Negative log likelihood of those tokens in nats (float32 scalar)."""
-        return nll_sum(forward_packed(model, batch, isolate=self.isolate), batch.labels)
+        if self.single:
+            batch = trimmed(batch)
+        return nll_sum(forward_packed(model, batch, isolate=self.isolate or self.single), batch.labels)
 
 
 def nll_sum(logits: Tensor, labels: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from clpds.data.blocks import IGNORED
 from clpds.data.pairs import PairBatch
 from clpds.errors import UserError
 from clpds.models.encoder import call_at, has_languages
-from clpds.models.packing import bare
+from clpds.models.layout import bare
 from clpds.objectives.masked import Masked, nll_sum
 
 

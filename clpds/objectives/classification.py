@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from clpds.data.blocks import Batch
 from clpds.errors import UserError
-from clpds.models.encoder import language_inputs, position_offset
-from clpds.models.packing import bare
+from clpds.models.encoder import language_inputs
+from clpds.models.layout import bare, real_tokens
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,9 @@ class Classification:
 
 def class_logits(model: nn.Module, batch: Batch) -> Tensor:
     """(B, C) of a sequence classifier or a DeepSpeed engine around one; padding is hidden from it."""
-    real = (batch.position_ids == 0).cumsum(dim=1) == 1  # padding begins like a second document
     logits: Tensor = model(
         input_ids=batch.input_ids,
-        attention_mask=real.long(),
-        position_ids=batch.position_ids + position_offset(model),
+        attention_mask=real_tokens(batch).long(),
         **language_inputs(model, batch.language_ids),
     ).logits
     return logits

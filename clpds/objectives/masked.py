@@ -14,6 +14,7 @@ from clpds.data.blocks import IGNORED, Batch
 from clpds.data.pairs import PairBatch
 from clpds.errors import UserError
 from clpds.models.encoder import forward_at, require_encoder
+from clpds.models.layout import trimmed
 from clpds.vocabulary.pieces import special_tokens
 from clpds.vocabulary.tokenizer import token_ids
 
@@ -32,6 +33,10 @@ class Masked:
     """Ids of all tokens but the special ones, ascending, int64: what may be chosen, and drawn as a replacement."""
     share: float
     """Of the tokens that may be chosen, how many are."""
+    single: bool = False
+    """Each block has one document, and padding behind it."""
+    micro_batch: int = 1
+    """Blocks of a forward pass."""
     every_token: bool = False
 
     @classmethod
@@ -45,7 +50,7 @@ class Masked:
 
     def check(self, model: nn.Module) -> None:
         """Raise UserError for what is no encoder with a masked language model's head."""
-        require_encoder(model)
+        require_encoder(model, single=self.single, micro_batch=self.micro_batch)
 
     def prepare(self, batch: B, samples: Sequence[int], seed: int) -> B:
         """Hide tokens: ``labels`` keep those to predict, ``input_ids`` lose them; positions stay.
@@ -73,6 +78,8 @@ class Masked:
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         """Negative log likelihood of the chosen tokens in nats (float32 scalar)."""
+        if self.single:
+            batch = trimmed(batch)
         chosen = batch.labels != IGNORED
         return nll_sum(forward_at(model, batch, chosen).logits[0], batch.labels[chosen])
 

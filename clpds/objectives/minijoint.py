@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from clpds.data.blocks import IGNORED, Batch
 from clpds.errors import UserError
 from clpds.models.encoder import forward_at
+from clpds.models.layout import bare, trimmed
 from clpds.models.minijoint import MiniJoint
-from clpds.models.packing import bare
 from clpds.objectives.masked import Masked, nll_sum
 
 
@@ -28,6 +28,8 @@ class MiniJointMasked(Masked):
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         """Weighted sum of both heads' negative log likelihoods in nats (float32 scalar)."""
+        if self.single:
+            batch = trimmed(batch)
         chosen = batch.labels != IGNORED
         output, wanted = forward_at(model, batch, chosen), batch.labels[chosen]
         mini, top = nll_sum(output.mini_logits[0], wanted), nll_sum(output.logits[0], wanted)

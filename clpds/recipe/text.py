@@ -81,6 +81,8 @@ class Data(Checked):
     """Field that holds each text's class: a text a block then, for the objective classification."""
     sample_by: Literal["line", "paragraph", "document"] = "line"
     """What one document is in a text file, as `datasets` calls it."""
+    one_document: bool = False
+    """Start each document in a block of its own, padded at the end, for models that cannot keep packed ones apart."""
     validation_fraction: Amount = 0.01
     """Share of the documents held out, chosen by a hash of their text."""
     workers: MaybeCount = None

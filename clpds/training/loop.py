@@ -17,6 +17,7 @@ from clpds.checkpoint import Checkpoint
 from clpds.data.blocks import on_device
 from clpds.errors import UserError
 from clpds.folders.ours import require_run_folder
+from clpds.models.unreached import freeze_unreached
 from clpds.objectives import Objective, objective_of
 from clpds.recipe import Train
 from clpds.run_folder import asked_to_stop, read_trainer
@@ -77,6 +78,7 @@ def _train(
 
     model = build_model(checkpoint, config, device)
     agree(lambda: freeze(model, stage.trainable))
+    unreached = agree(lambda: freeze_unreached(model))
     flops = step_flops(model, inputs.mixture.sequence_length)
     engine = build_engine(model, stage, config, device)
     objective.check(engine)
@@ -93,6 +95,10 @@ def _train(
 
     if metrics and liger:
         metrics.say("norms, rotary embeddings and MLPs by liger-kernel")
+    if metrics and unreached:
+        metrics.say(
+            f"no loss reaches {len(unreached):,} tensors, which stay as they are: {', '.join(unreached[:3])} ..."
+        )
     if metrics and position.step:
         metrics.say(f"resuming from step {position.step}")
     tokens = stage.global_batch * inputs.mixture.sequence_length  # of a step, predicted or not

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from clpds import recipe
 from clpds.data.blocks import IGNORED, Blocks, open_blocks
+from clpds.data.pack import unpacked
 from clpds.data.prepare import prepare
 from clpds.errors import UserError
 from tests.tiny import text, tiny_tokenizer
@@ -147,3 +149,18 @@ def test_folders_that_hold_no_blocks(tmp_path: Path) -> None:
     record.write_text(record.read_text().replace('"format": 1', '"format": 0'))
     with pytest.raises(UserError, match="has format 0, this clpds reads 1; write it again"):
         open_blocks(tmp_path / "train", "train")
+
+
+def test_a_block_of_one_document_has_a_piece_of_it_and_padding() -> None:
+    lengths = [3, 9, 1, 4]
+    ids, sizes = np.arange(100, 117), np.arange(17) + 1
+    ((blocks, offsets, ends, predicted),) = unpacked([(ids, sizes, np.array(lengths))], 4, 7)
+    assert blocks.tolist() == [
+        [100, 101, 102, 7],
+        *([103, 104, 105, 106], [107, 108, 109, 110], [111, 7, 7, 7]),
+        [112, 7, 7, 7],
+        [113, 114, 115, 116],
+    ]
+    assert ends.tolist() == [3, 4, 4, 1, 1, 4]
+    assert offsets.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert predicted.tolist() == [2 + 3, 5 + 6 + 7, 9 + 10 + 11, 0, 0, 15 + 16 + 17]

@@ -10,8 +10,6 @@ from transformers import (
     AlbertForMaskedLM,
     ElectraConfig,
     ElectraForMaskedLM,
-    ModernBertConfig,
-    ModernBertForMaskedLM,
     PreTrainedModel,
 )
 
@@ -80,9 +78,6 @@ def test_asking_works_in_bfloat16_and_leaves_the_mode_alone() -> None:
 def test_what_does_not_suit_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"LlamaForCausalLM .* goes on with a text"):
         require_encoder(tiny_model("llama", VOCABULARY))
-    config = ModernBertConfig(vocab_size=VOCABULARY, pad_token_id=0, **SMALL)
-    with pytest.raises(UserError, match=r"ModernBertForMaskedLM .* window"):
-        require_encoder(ModernBertForMaskedLM(config))
 
 
 def test_positions_that_count_from_the_padding_id_leave_fewer() -> None:

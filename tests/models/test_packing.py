@@ -14,7 +14,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from clpds.models.packing import can_isolate, forward_packed, one_document_a_row
+from clpds.models.layout import one_document_a_row
+from clpds.models.packing import can_isolate, forward_packed
 from tests.ranks import run_ranks
 from tests.tiny import CAUSAL, SMALL, tiny_model
 
