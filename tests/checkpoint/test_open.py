@@ -261,7 +261,7 @@ def test_a_path_that_is_no_model(path: str, message: str) -> None:
 
 def test_a_damaged_gguf_file(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(60))
-    with pytest.raises(UserError, match=r"x\.gguf: transformers cannot read this GGUF file"):
+    with pytest.raises(UserError, match=r"x\.gguf is no whole GGUF file"):
         open_checkpoint(tmp_path / "x.gguf")
 
 
