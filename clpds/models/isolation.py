@@ -23,7 +23,9 @@ from clpds.models.head import call_at
 from clpds.models.layout import Mask, Packed, Rows, Way, bare, inputs_of, one_document_a_row
 from clpds.models.trial import WINDOW, small_copy, some_ids, without_cache
 
-LENGTHS = (3 * WINDOW + 1, 2, WINDOW + 3, 4 * WINDOW)  # tokens of the documents that are tried
+# Tokens of the documents that are tried: with few, layers that keep the k highest scores (DeepSeek V3.2, Doge) seem
+# right, since it takes equal scores to see that which of them they keep depends on what else is there.
+LENGTHS = (15 * WINDOW, 3, 10 * WINDOW, 2 * WINDOW + 1, 20 * WINDOW)
 CLOSE = 1e-4  # of the largest logit: rounding of float32 stays a tenth below, another window or position far above
 
 
@@ -93,7 +95,10 @@ def _try_itself(model: nn.Module) -> Found:
 
 
 def _try_copy(copy: PreTrainedModel) -> Found:
-    documents = list(some_ids(copy, sum(LENGTHS)).split(LENGTHS))
+    positions = getattr(copy.config.get_text_config(), "max_position_embeddings", None)
+    most = max(3 * WINDOW, positions - WINDOW) if isinstance(positions, int) and positions > 0 else max(LENGTHS)
+    lengths = [min(length, most) for length in LENGTHS]
+    documents = list(some_ids(copy, sum(lengths)).split(lengths))
     try:
         alone = [_logits(copy, input_ids=document[None])[0] for document in documents]
         again = _logits(copy, input_ids=documents[-1][None])[0]
