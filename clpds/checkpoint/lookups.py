@@ -47,7 +47,10 @@ def lookups(config: PretrainedConfig, ids: Tensor) -> Lookups:
 
 
 def require_known_tables(found: Anatomy) -> None:
-    """UserError that names a table whose rows belong to token ids and that is no part of the known vocabulary."""
+    """UserError that names a table whose rows belong to token ids and that is no part of the known vocabulary.
+
+    So does a model that has a meaning of its own for an id that its config does not name (CPM-Ant: 0 is padding).
+    """
     first, second = torch.arange(3, 3 + LENGTH), torch.arange(3, 3 + LENGTH).flip(0)
     one, other = (lookups(found.model.config, ids) for ids in (first, second))
     for name in one:
@@ -59,6 +62,16 @@ def require_known_tables(found: Anatomy) -> None:
             f"{found.model_class.__name__}: {name} {how}, which a new vocabulary would leave behind; "
             "no vocabulary can be given to this model"
         )
+    named = {value for key, value in vars(found.model.config.get_text_config()).items() if key.endswith("_token_id")}
+    for fixed in {0, 1} - named:
+        odd = first.clone()
+        odd[LENGTH // 2] = fixed
+        for name, rows in lookups(found.model.config, odd).items():
+            if name not in found.vocabulary and name not in found.tied and not _same(one.get(name, []), rows):
+                raise UserError(
+                    f"{found.model_class.__name__} has other rows of {name} beside token {fixed}, whatever that token "
+                    "is; no vocabulary can be given to this model"
+                )
 
 
 def position_tables(found: Anatomy, after: PretrainedConfig) -> list[str]:
