@@ -35,7 +35,7 @@ class Inputs:
     """Of a head; that of causal models fills no role of encoders, which some configs insist on."""
     helpers: dict[str, Path]
     data: Path
-    alone: Path | None
+    alone: Path
     """The same documents, one a block."""
     deepspeed: Path
 
@@ -67,11 +67,10 @@ def write_inputs(folder: Path) -> Inputs:
         input=(documents,), tokenizer=folder / "source", sequence_length=LENGTH, out=folder / "data",
         validation_fraction=0.4, workers=1,
     )  # fmt: skip
-    alone = replace(packed, one_document=True, out=folder / "alone") if hasattr(packed, "one_document") else None
+    alone = replace(packed, one_document=True, out=folder / "alone")
     with redirect_stdout(io.StringIO()):
-        for data in (packed, alone):
-            if data:
-                prepare(data)
+        prepare(packed)
+        prepare(alone)
     # As users have it, but in float32: ZeRO-3, with small tensors sliced too.
     zero = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
     (folder / "zero3.json").write_text(json.dumps(zero))
@@ -81,7 +80,7 @@ def write_inputs(folder: Path) -> Inputs:
         targets={head: folder / "target" / head for head in heads},
         helpers={head: folder / "helper" / head for head in heads},
         data=packed.out,
-        alone=alone.out if alone else None,
+        alone=alone.out,
         deepspeed=folder / "zero3.json",
     )
 

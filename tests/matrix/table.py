@@ -12,7 +12,6 @@ Outcomes = Mapping[Kind, Outcome]
 WRONG = ("SILENT", "TRACEBACK")
 GOOD = {
     "ok": "works",
-    "ok without isolation": "works without isolation",
     "ok with one document a block": "works with one document a block",
 }
 WORDS = (*GOOD, "refused", *WRONG)
@@ -73,9 +72,8 @@ def page(outcomes: Outcomes) -> str:
         f"{sum(map(right, tried.values()))} of {len(tried)} work.",
         "",
         "* **works**: what `init`, `train`, `convert` and `eval` make is what plain transformers makes of it",
-        "* **works without isolation**: documents packed into one block see those before them in training "
-        "(`isolate_documents: false`); `eval` is exact all the same",
-        "* **works with one document a block**: `data --one-document` for training; `eval` is exact all the same",
+        "* **works with one document a block**: `data --one-document` for training, or for causal models "
+        "`isolate_documents: false`, where documents of one block see those before them; `eval` is exact all the same",
         "* **refused**: the command stops with this line and writes nothing",
         "* **does not work**: something is wrong here, which a later version should mend",
         "",
