@@ -31,13 +31,12 @@ def write_manifest(folder: Path, hashes: Mapping[str, tuple[int, str]]) -> None:
     write_text(folder / FILE, json.dumps({"files": files}, indent=2) + "\n")
 
 
-def check_manifest(folder: Path, *, deep: bool, part: tuple[int, int] = (0, 1)) -> list[str]:
-    """What is wrong with the files that the manifest names, a phrase each; empty when all is well.
+def written_names(folder: Path) -> set[str]:
+    """The manifest and the files that it names. Raises what ``check_manifest`` does."""
+    return {FILE, *_read(folder)}
 
-    Compares sizes, and with ``deep`` hashes too (every byte is read). Of ``part`` (k, n) is every n-th file, from
-    number k. Raises UserError where there is no manifest or it is none, UnreadableError where the
-    system does not give it.
-    """
+
+def _read(folder: Path) -> dict[str, tuple[int, str]]:
     path = folder / FILE
     try:
         files = {
@@ -49,6 +48,17 @@ def check_manifest(folder: Path, *, deep: bool, part: tuple[int, int] = (0, 1)) 
         require_given(path, error)
         raise UserError(f"{path} is no valid manifest ({type(error).__name__}: {error})") from error
     require_inside(path, *files)
+    return files
+
+
+def check_manifest(folder: Path, *, deep: bool, part: tuple[int, int] = (0, 1)) -> list[str]:
+    """What is wrong with the files that the manifest names, a phrase each; empty when all is well.
+
+    Compares sizes, and with ``deep`` hashes too (every byte is read). Of ``part`` (k, n) is every n-th file, from
+    number k. Raises UserError where there is no manifest or it is none, UnreadableError where the
+    system does not give it.
+    """
+    files = _read(folder)
     problems, right = [], {}
     for name, (size, digest) in list(files.items())[part[0] :: part[1]]:
         file = folder / name

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from uuid import uuid4
 
 from clpds.errors import UserError, said
@@ -192,7 +192,7 @@ def replace_folder(new: Path, out: Path) -> None:
     """Rename ``new`` to ``out``, both of a training run's own; what stood there is moved aside first, then removed."""
     for file in new.rglob("*"):
         sync(file)
-    old = out.with_name(f"{out.name}.old")
+    old = out.with_name(f"{out.name}.clpds-old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
         out.rename(old)
@@ -204,7 +204,7 @@ def replace_folder(new: Path, out: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file of a folder of ours atomically: readers see the old text or the new, never a part."""
     partial = path.with_name(f"{path.name}.clpds-partial")
-    with naming(path), _unless_written(partial), partial.open("w", encoding="utf-8") as file:
+    with naming(path), _unless_written(partial), _open_own(partial) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -229,6 +229,12 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
+
+
+def _open_own(partial: Path) -> IO[str]:
+    """A file to write, which is never what a link leads to."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(partial, flags, 0o666), "w", encoding="utf-8")
 
 
 @contextmanager

@@ -25,6 +25,8 @@ def check_paths(value: Any) -> None:
     if isinstance(value, Path | str):
         _check_text(str(value))
         if isinstance(value, Path):
+            if str(value).startswith("~"):
+                raise UserError(f"{value}: only a shell knows ~; write the folder out")
             _check_kind(value)
     elif isinstance(value, Mapping):
         for key, inner in value.items():

@@ -14,6 +14,7 @@ from typing import IO
 from clpds.cli import Submit
 from clpds.errors import UserError, said
 from clpds.folders.claim import made_parents
+from clpds.folders.inputs import inputs_of, require_apart
 from clpds.recipe import Recipe, load_recipe
 from launcher.chain import Job, jobs_of
 from launcher.owner import own, taking
@@ -38,6 +39,8 @@ def submit(options: Submit) -> None:
     folder = working_folder(profile, options.profile)
     os.chdir(folder)
     scripts = _new_folder(recipe)
+    for step in recipe.steps.values():
+        require_apart(scripts, inputs_of(step))
     snapshot = scripts / recipe.path.name
     jobs = jobs_of(recipe, profile, options.overrides, snapshot)
     if not jobs:

@@ -10,12 +10,14 @@ import traceback
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from clpds import provenance, recipe
+from clpds.bounds import RECORD
 from clpds.cli import CompareInit, quiet_libraries
 from clpds.comparison.candidates import candidates
 from clpds.data.read import check_input
@@ -24,6 +26,7 @@ from clpds.errors import UserError
 from clpds.folders.claim import claimed
 from clpds.folders.inputs import inputs_of, paths
 from clpds.folders.ours import grow_folder
+from clpds.inside import read_json
 from clpds.output import human_bytes, write_text
 from clpds.progress import progress
 from clpds.report.curves import draw
@@ -59,7 +62,7 @@ def _compare(steps: Mapping[str, recipe.Init], options: CompareInit, name: str) 
     write_text(options.out / "compare.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     _show(results)
     bars = {result["method"]: result["bits_per_byte"] for result in results if "error" not in result}
-    draw(options.out / "compare.png", f"{name}, before training", bars, None)
+    draw(options.out / "compare.png", f"{name}, before training", bars, None, overwrite=True)
     sys.stdout.write(f"picture: {options.out / 'compare.png'}\n")
     if failed:
         which = "; ".join(f"{result['method']}: {result['error'][:100]}" for result in failed)
@@ -76,8 +79,8 @@ def _result(label: str, step: recipe.Init, options: CompareInit) -> dict[str, An
     made_from = {"init": provenance.parameters(step), "eval": provenance.parameters(evaluation)}
     newest = max(changed_at(path) for path in [*paths(step), options.data])
     if file.is_file() and file.stat().st_mtime >= newest:
-        before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if before["made_from"] == made_from:
+        before = _numbers_before(file)
+        if before.get("made_from") == made_from:
             return before
     child = multiprocessing.get_context("spawn").Process(target=_measure, args=(label, step, evaluation, made_from))
     child.start()
@@ -91,6 +94,15 @@ def _result(label: str, step: recipe.Init, options: CompareInit) -> dict[str, An
     how = f"killed by signal {-child.exitcode}" if child.exitcode < 0 else f"ended with {child.exitcode}"
     why = ", perhaps for memory" if child.exitcode == -signal.SIGKILL else ""
     return {"method": label, "error": f"{how}{why}; see {log}"}
+
+
+def _numbers_before(file: Path) -> dict[str, Any]:
+    """What was measured before; empty where that cannot be read."""
+    try:
+        before = read_json(file, RECORD)
+    except (ValueError, OSError, RecursionError):
+        return {}
+    return before if isinstance(before, dict) else {}
 
 
 def _measure(label: str, step: recipe.Init, evaluation: recipe.Eval, made_from: dict[str, Any]) -> None:

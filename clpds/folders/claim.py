@@ -7,6 +7,7 @@ flock into a lock of the server. A file system without locks keeps nobody apart.
 import fcntl
 import json
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -118,10 +119,12 @@ def _locked(out: Path, task_of: str | None) -> Iterator[None]:
 def _attempt(out: Path, path: Path, task_of: str | None) -> int | None:
     """The open lock file, locked for this process or shared with its fellow tasks; None where others have it."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {said(error)}") from error
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UserError(f"{path} is no lock of clpds, and {out} needs that name; choose another out")
         text = os.pread(descriptor, mark.LONGEST, 0).decode(errors="replace")
         if text and _parse(text) is None:
             raise UserError(f"{path} is no lock of clpds, and {out} needs that name; choose another out")

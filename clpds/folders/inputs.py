@@ -43,11 +43,11 @@ def require_apart(out: Path, inputs: Iterable[Path]) -> None:
         if not path.exists():
             continue  # a name in the hub, or the verb itself says that it is missing
         read = _real(path)
-        if goal == read or (goal.exists() and goal.samefile(read)):
+        if _same(goal, read):
             raise UserError(f"{out} is {path}, which is read; choose another out")
-        if goal in read.parents:
+        if any(_same(goal, parent) for parent in read.parents):
             raise UserError(f"{out} contains {path}, which is read; choose another out")
-        if read in goal.parents and read.is_dir():
+        if read.is_dir() and any(_same(read, parent) for parent in goal.parents):
             raise UserError(f"{out} lies in {path}, which is read; choose another out")
         for link in _links(read):
             target = _real(link)
@@ -57,6 +57,14 @@ def require_apart(out: Path, inputs: Iterable[Path]) -> None:
 
 def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))  # resolve() raises where links go in a circle
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether both are one file or folder, be it mounted in two places."""
+    if one == other:
+        return True
+    first, second = _state(one), _state(other)
+    return first is not None and second is not None and first[:2] == second[:2]
 
 
 def _links(folder: Path) -> Iterator[Path]:

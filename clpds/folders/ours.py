@@ -6,7 +6,6 @@ it, a training run by its state. A name proves nothing.
 
 import json
 import os
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +49,21 @@ def not_ours(folder: Path) -> str | None:
     record = _json(folder / RECORD)
     if not isinstance(record, dict) or not _is_record(record):
         return f"it has no {RECORD} of clpds"
-    known = {RECORD, *record["files"], *record.get("linked", ())}
-    known |= {parent.as_posix() for name in known for parent in Path(name).parents}
+    files = {RECORD, *record["files"], *record.get("linked", ())}
+    folders = {parent.as_posix() for name in files for parent in Path(name).parents}
     theirs = [
-        name for path in entries if (name := path.relative_to(folder).as_posix()) not in known or path.is_symlink()
+        name
+        for path in entries
+        if (name := path.relative_to(folder).as_posix()) not in (folders if path.is_dir() else files)
+        or path.is_symlink()
     ]
     return f"clpds did not write {_some(theirs)} in it" if theirs else None
 
 
 def _is_record(record: dict[str, Any]) -> bool:
-    versions, files = record.get("versions"), record.get("files")
-    return isinstance(record.get("verb"), str) and isinstance(versions, dict) and isinstance(files, dict)
+    versions, files, linked = record.get("versions"), record.get("files"), record.get("linked", [])
+    names = isinstance(linked, list) and all(isinstance(name, str) for name in linked)
+    return isinstance(record.get("verb"), str) and isinstance(versions, dict) and isinstance(files, dict) and names
 
 
 def is_run(folder: Path) -> bool:
@@ -74,6 +77,8 @@ def require_run_folder(run: Path) -> None:
     if is_run(run):
         return
     theirs = [name for name in (*RUN, *STATES) if os.path.lexists(run / name)]
+    if "checkpoints" in theirs and (run / "checkpoints").is_dir() and not any((run / "checkpoints").iterdir()):
+        theirs.remove("checkpoints")  # laid out beforehand, perhaps as a link to a larger disk
     if "initial" in theirs and not_ours(run / "initial") is None:  # written before a start says how it stands
         theirs.remove("initial")
     if theirs:
@@ -110,15 +115,16 @@ def is_own_file(path: Path) -> bool:
     return isinstance(document, dict) and str(document.get(MADE_BY, "")).startswith(SOFTWARE)
 
 
-def grow_folder(out: Path, names: Collection[str] = ()) -> None:
+def grow_folder(out: Path) -> None:
     """Make or take over the folder ``out``, into which a command writes file after file.
 
-    Raises UserError for a folder with content that no such command has marked, and for the user's ``names`` in it.
+    Raises UserError for a folder with content that no such command has marked.
     """
     if os.path.lexists(out) and (out.is_symlink() or not out.is_dir()):
         raise UserError(f"{out} is a file or a link; choose another name for the output folder")
     if out.is_dir() and any(out.iterdir()):
-        if not mark.is_marked(out, "folder", out):
+        found = mark.read_mark(out)
+        if found is None or found.clpds != "folder":  # its name may be another since
             raise UserError(f"{out} has content that clpds did not write; choose another folder")
         return
     out.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import sys
 import time
@@ -17,7 +18,9 @@ from pathlib import Path
 from torch.distributed import DistStoreError, TCPStore  # type: ignore[attr-defined]  # stubs forget TCPStore
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
+from clpds.bounds import RECIPE
 from clpds.errors import UserError
+from clpds.inside import read_text
 from clpds.output import write_text
 from clpds.preflight.entry import Waiting
 from clpds.preflight.health import SEEN_WITHIN, Report, introduce, look_at_device, mark, read_mark, write_mark
@@ -96,7 +99,7 @@ def conduct(shared: Store, folder: Path, *, reports: float, end: float) -> int:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / BAD_NODES).unlink(missing_ok=True)
+        _forget(folder / BAD_NODES)
     except OSError as error:
         shared.set("token", "")
         ask(ranks, "2", reports)
@@ -128,6 +131,13 @@ def _tell(problems: Sequence[Problem], folder: Path) -> None:
             write_text(folder / BAD_NODES, "".join(f"{node}\n" for node in bad))
         except OSError as error:
             sys.stderr.write(f"clpds preflight: {folder / BAD_NODES} cannot be written: {error.strerror}\n")
+
+
+def _forget(file: Path) -> None:
+    """Remove the list that the preflight before left; UserError for a file of that name which is none."""
+    if file.is_symlink() or (file.exists() and not re.fullmatch(r"([\w.-]+\n)*", read_text(file, RECIPE))):
+        raise UserError(f"{file} is no list of nodes that a preflight left; move it away")
+    file.unlink(missing_ok=True)
 
 
 def _clock(ask: Callable[[], dict[int, str]]) -> Clock | None:

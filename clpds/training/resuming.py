@@ -16,7 +16,7 @@ from clpds.run_folder import problems, read_trainer, whole_checkpoints
 from clpds.training.group import agree, on_first_rank
 from clpds.training.saving import Position
 
-LEFT = re.compile(r"step-\d{8}\.(partial|old|universal)")  # by a start that was killed
+LEFT = re.compile(r"step-\d{8}\.clpds-(partial|old|universal)")  # by a start that was killed
 
 
 def find_checkpoint(run: Path, identity: dict[str, Any]) -> Path | None:
@@ -27,9 +27,8 @@ def find_checkpoint(run: Path, identity: dict[str, Any]) -> Path | None:
     """
     there = sorted((run / "checkpoints").glob("step-*"))
     for left in there:
-        if LEFT.fullmatch(left.name):
+        if LEFT.fullmatch(left.name) and left.is_dir() and not left.is_symlink():
             shutil.rmtree(left)
-    (run / "checkpoints" / "latest_universal").unlink(missing_ok=True)
     whole = whole_checkpoints(run)
     for folder in there:
         if (folder / manifest.FILE).exists() and folder not in whole and folder > max(whole, default=run):
@@ -59,7 +58,7 @@ def require_sound(checkpoint: Path) -> None:
 
 def universal(checkpoint: Path) -> Path:
     """The checkpoint in DeepSpeed's universal format, for another number of ranks; made by rank 0."""
-    out = checkpoint.with_name(f"{checkpoint.name}.universal")
+    out = checkpoint.with_name(f"{checkpoint.name}.clpds-universal")
 
     def make() -> None:
         shutil.rmtree(out, ignore_errors=True)
@@ -89,7 +88,7 @@ def load(engine: Any, checkpoint: Path) -> Position:
     for state in optimizer.state.values():
         if hasattr(state.get("step"), "clone"):
             state["step"] = state["step"].clone()
-    original = checkpoint.with_name(checkpoint.name.removesuffix(".universal"))
+    original = checkpoint.with_name(checkpoint.name.removesuffix(".clpds-universal"))
     trainer = read_trainer(original)
     if original != checkpoint:
         on_first_rank(lambda: shutil.rmtree(checkpoint))

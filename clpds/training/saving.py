@@ -1,14 +1,15 @@
 """Training checkpoints: written whole or not at all, kept few.
 
 ``RUN/checkpoints/step-00000100/`` holds DeepSpeed's files, ``trainer.json`` and ``manifest.json``;
-``latest`` names the newest. A checkpoint is written as ``.partial`` and renamed when every rank is
-done, so a name without ``.partial`` is whole, and ``latest`` never names an incomplete one. The hashes
+``latest`` names the newest. A checkpoint is written as ``.clpds-partial`` and renamed when every rank is
+done, so a name without that is whole, and ``latest`` never names an incomplete one. The hashes
 in the manifest are compared before a checkpoint is resumed from.
 """
 
 import json
 import re
 import shutil
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch.distributed as dist
 
 from clpds import provenance
 from clpds.errors import UserError
-from clpds.manifest import hash_files, write_manifest
+from clpds.manifest import hash_files, write_manifest, written_names
 from clpds.output import replace_folder, sync, write_text
 from clpds.recipe import Train
 from clpds.run_folder import LATEST, TRAINER, whole_checkpoints
@@ -116,12 +117,18 @@ class Saver:
             _delete(old)
 
     def _partial(self, position: Position) -> Path:
-        return self.folder / f"step-{position.step:08d}.partial"
+        return self.folder / f"step-{position.step:08d}.clpds-partial"
 
 
 def _delete(checkpoint: Path) -> None:
-    """Remove a checkpoint; it is renamed first, so that half a checkpoint never looks whole."""
-    shutil.rmtree(checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}.old")))
+    """Remove a checkpoint; it is renamed first, so that half a checkpoint never looks whole.
+
+    One that somebody has put elsewhere and linked, or into which they have put files, stays.
+    """
+    if checkpoint.is_symlink() or {file.name for file in checkpoint.iterdir()} - written_names(checkpoint):
+        sys.stderr.write(f"{checkpoint} is kept: it is a link, or has files that no training wrote\n")
+        return
+    shutil.rmtree(checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}.clpds-old")))
 
 
 def _own_files(folder: Path) -> list[Path]:

@@ -36,7 +36,7 @@ def test_bytes_are_the_same_for_any_number_of_workers(step: recipe.Data, tmp_pat
         prepare(replace(step, workers=workers, out=tmp_path / f"out{workers}"))
     assert tree(tmp_path / "out1") == tree(tmp_path / "out3")
     assert not list(tmp_path.glob("*.clpds-work"))
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*partial"))
 
 
 def test_bytes_of_the_blocks_are_the_same_for_any_input_format(step: recipe.Data, tmp_path: Path) -> None:

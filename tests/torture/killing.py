@@ -38,7 +38,7 @@ def install() -> None:
 
 
 class _Watch:
-    """Counts what a rank does to its checkpoints; a save begins with the first touch of a new .partial."""
+    """Counts what a rank does to its checkpoints; a save begins with the first touch of a new .clpds-partial."""
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.kill = Kill(**order) if "touch" in order else None
@@ -51,7 +51,7 @@ class _Watch:
         paths = [os.fsdecode(part) for part in arguments[:2] if isinstance(part, str | bytes | os.PathLike)]
         if not any("/checkpoints/" in path for path in paths):
             return
-        name = next((part for part in paths[0].split("/") if re.fullmatch(r"step-\d+\.partial", part)), "")
+        name = next((part for part in paths[0].split("/") if re.fullmatch(r"step-\d+\.clpds-partial", part)), "")
         if name not in ("", self.name):
             self.saves, self.touches, self.name = self.saves + 1, 0, name
         if not self.saves:

@@ -75,7 +75,7 @@ def test_keeps_the_last_ones_and_latest_is_whole(whole: Train) -> None:
     names = [checkpoint.name for checkpoint in whole_checkpoints(whole.out)]
     assert names == ["step-00000004", "step-00000006", "step-00000008"]
     assert (whole.out / "checkpoints" / "latest").read_text().strip() == names[-1]
-    assert not list((whole.out / "checkpoints").glob("*.partial"))
+    assert not list((whole.out / "checkpoints").glob("*partial"))
 
 
 def test_a_damaged_checkpoint_is_not_resumed_from(

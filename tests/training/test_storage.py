@@ -41,14 +41,14 @@ def test_a_save_that_fails_costs_nothing_that_was_saved(
     mount("size=1100k")  # for a checkpoint and a half
     messages = run_ranks(2, refused, task)
     assert messages[0] == messages[1]
-    assert messages[0].startswith(f"{saved}/step-00000004 cannot be saved ({saved}/step-00000004.partial/")
+    assert messages[0].startswith(f"{saved}/step-00000004 cannot be saved ({saved}/step-00000004.clpds-partial/")
     assert "No space left on device" in messages[0]
     assert names(saved) == ["latest", "step-00000002"]
 
     mount("size=50%")
     messages = run_ranks(2, refused_by_fsync, task)
     assert messages[0] == messages[1]
-    assert "step-00000004.partial/zero_pp_rank_1" in messages[0]
+    assert "step-00000004.clpds-partial/zero_pp_rank_1" in messages[0]
     assert "Input/output error (rank 1 only)" in messages[0]
     assert names(saved) == ["latest", "step-00000002"]
     assert check_manifest(saved / "step-00000002", deep=True) == []
