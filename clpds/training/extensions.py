@@ -54,11 +54,15 @@ def build_extensions(run: Path, config: dict[str, Any]) -> None:
     def build() -> None:
         for lock in folder.glob("*/lock") if first else ():
             _require_free(lock) if given else lock.unlink(missing_ok=True)
-        for name in names if first else ():
+        if first:
+            load()
+
+    def load() -> None:
+        for name in names:
             _load(name)
 
     agree(build)
-    agree(lambda: [_load(name) for name in names] and None)
+    agree(load)
 
 
 def _kind() -> str:
