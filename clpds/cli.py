@@ -161,6 +161,8 @@ class Supervise:
     """Name of the stage, where the recipe has several."""
     requeue_limit: NotNegative = 50
     """How often the job may go back into the queue."""
+    signal_lead: MaybeCount = None
+    """Seconds before the time limit at which Slurm warns (--signal); no job runs that it leaves no time to train."""
     preflight: bool = False
     """Check nodes, network and the shared folder first."""
     exclude_bad_nodes: bool = False

@@ -18,29 +18,30 @@ def one_line(verb: str) -> Iterator[None]:
     """
     try:
         yield
-    except UserError as error:
-        _leave(verb, error)
     except KeyboardInterrupt:
         sys.stderr.write(f"clpds {verb}: interrupted; the same command goes on or starts again\n")
         sys.exit(130)
-    except Exception as error:
-        if is_short_of_memory(error):
-            _leave(verb, _memory(error))
-        if isinstance(error, OSError):
-            _leave(verb, UserError(said(error)))
-        raise
     except BaseException as error:
-        if type(error).__name__ != PANIC:
+        if (theirs := mendable(error)) is None:
             raise
-        _leave(verb, UserError(f"a library gave up ({' '.join(str(error).split())}); is an input damaged?"))
+        complain(verb, theirs)
+        sys.exit(2)
 
 
-def _leave(verb: str, error: UserError) -> None:
-    complain(verb, error)
-    sys.exit(2)
+def mendable(error: BaseException) -> UserError | None:
+    """The error as one that the user can do something about; None where it is ours, or no error."""
+    if isinstance(error, UserError):
+        return error
+    if is_short_of_memory(error):
+        return _memory(error)
+    if isinstance(error, OSError):
+        return UserError(said(error))
+    if type(error).__name__ == PANIC:
+        return UserError(f"a library gave up ({' '.join(str(error).split())}); is an input damaged?")
+    return None
 
 
-def _memory(error: Exception) -> UserError:
+def _memory(error: BaseException) -> UserError:
     what = " ".join(str(error).split()).partition(" Exception raised from")[0]  # torch appends its own stack
     wanted = f" ({what[:200]})" if what else ""
     short = UserError(f"memory is short{wanted}: give the command more (ulimit -v, the job's --mem), or less to do")

@@ -5,7 +5,6 @@ The trainer, the batch script and a login node meet here: ``checkpoints/``, ``st
 """
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from clpds.inside import read_json, read_text
 from clpds.manifest import check_manifest
 from clpds.output import write_text
 from clpds.refusals import require_given
+from launcher.slurm import own_job
 
 LATEST = "latest"
 TRAINER = "trainer.json"
@@ -42,12 +42,12 @@ class State:
     reason: str = ""
     """Of a failure: what was wrong."""
     job: str | None = None
-    """The Slurm job, where there is one."""
+    """The Slurm job, where there is one; of an array ``ARRAY_TASK``."""
 
 
 def write_state(run: Path, state: str, *, step: int = 0, reason: str = "") -> None:
     """Note how the run stands; the folder exists."""
-    document = {"state": state, "step": step, "reason": reason, "job": os.environ.get("SLURM_JOB_ID")}
+    document = {"state": state, "step": step, "reason": reason, "job": own_job()}
     write_text(run / STATE, json.dumps(document, indent=2) + "\n")
 
 

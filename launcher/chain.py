@@ -78,6 +78,7 @@ def _jobs(name: str, step: Step, profile: Profile, words: list[str], after: tupl
 
 def _supervise(stage: list[str], profile: Profile) -> str:
     words = ["clpds", "supervise", *stage, "--requeue-limit", str(profile.requeue_limit)]
+    words += ["--signal-lead", str(profile.signal_lead)]
     words += ["--preflight"] if profile.preflight else []
     words += ["--exclude-bad-nodes"] if profile.exclude_bad_nodes else []
     words += ["--container", profile.container] if profile.container else []

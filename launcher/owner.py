@@ -18,7 +18,7 @@ from clpds.folders.claim import made_parents
 from clpds.folders.ours import is_run, require_run_folder
 from clpds.refusals import require_given
 from clpds.run_folder import write_state
-from launcher.slurm import in_queue
+from launcher.slurm import in_queue, own_job
 
 FILE = "job.json"
 LOCK = "lock"
@@ -47,7 +47,7 @@ def take(run: Path) -> IO[str]:
                 f"if no such process is left, remove {run / LOCK}"
             )
         time.sleep(0.1)
-    job = os.environ.get("SLURM_JOB_ID")
+    job = own_job()
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}{f', job {job}' if job else ''}\n")
     file.flush()

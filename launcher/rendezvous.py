@@ -1,7 +1,9 @@
 """From what the machine offers to RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT."""
 
 import os
+import random
 import socket
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from clpds.errors import UserError
@@ -9,7 +11,7 @@ from launcher.hostlist import expand
 
 LOOPBACK = "127.0.0.1"
 NORMAL_STEPS = 0xFFFFFFF0  # greater step ids are Slurm's own: batch script, interactive shell, extern
-PORTS = range(20000, 40000)
+PORTS = range(20000, 32768)  # Linux gives the ports from 32768 to outgoing connections, which may be anybody's
 STRIDE = 7919  # prime to len(PORTS): no two steps of a job share a port, nor do a few steps of neighbouring jobs
 
 
@@ -71,10 +73,21 @@ def mpi_world() -> Any | None:
 
 def free_port() -> int:
     """A TCP port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    dice = random.SystemRandom()  # not the seeded one: starts beside each other would all choose alike
+    for port in dice.sample(PORTS, 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise UserError(f"a hundred ports of {PORTS[0]} to {PORTS[-1]} are all taken: set MASTER_PORT to a free one")
+
+
+def no_meeting(error: Exception) -> UserError:
+    """Why the ranks did not meet at MASTER_ADDR and MASTER_PORT, from torch's error of the first rank or another."""
+    where = f"{_said('MASTER_ADDR')}, {_said('MASTER_PORT')}"
+    if "EADDRINUSE" in str(error):
+        return UserError(f"{where}: the port is taken on this machine; submit again, or export a free MASTER_PORT")
+    reason = str(error).partition("\n")[0]
+    return UserError(f"{where}: no rank 0 there ({reason}); export MASTER_ADDR with an address that all nodes reach")
 
 
 def _check_given() -> None:

@@ -18,16 +18,17 @@ def requeue(job: str, exclude: Sequence[str] = ()) -> None:
     should end soon. Slurm starts a requeued job after two minutes at the earliest, so the nodes are excluded in time;
     and where the second command fails, the job is requeued with all its nodes rather than held for ever.
 
-    Raises UserError where Slurm refuses, and, before anything is done, where too few nodes would be left: Slurm would
-    let such a job wait for ever.
+    Returns once Slurm has said yes. Raises UserError where it refuses, and, before anything is done, where too few
+    nodes would be left: Slurm would let such a job wait for ever.
     """
-    if not exclude:
-        command("scontrol", "requeue", job)
-        return
-    excluded = _excluded(job, exclude)
+    excluded = _excluded(job, exclude) if exclude else []
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the commands inherit it
     command("scontrol", "requeue", job)
-    command("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(excluded)}")
+    if excluded:
+        try:
+            command("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(excluded)}")
+        except UserError as error:
+            raise UserError(f"job {job} is back in the queue, but not without {', '.join(exclude)}: {error}") from error
 
 
 def _excluded(job: str, exclude: Sequence[str]) -> list[str]:

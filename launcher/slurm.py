@@ -1,11 +1,21 @@
-"""Slurm's commands: submit a job, ask for its state."""
+"""Slurm's commands: which job is this, submit one, ask for its state."""
 
+import os
 import subprocess
 from collections.abc import Sequence
 
 from clpds.errors import UserError
 
 FORGOTTEN = "Invalid job id"  # squeue, of a job that ended some minutes ago
+
+
+def own_job() -> str | None:
+    """The id of the job that this process is in, None outside of Slurm; of a task of an array ``ARRAY_TASK``.
+
+    Such a task has a number of its own as well, but the last one's is the array's, and Slurm takes that for all tasks.
+    """
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def command(*words: str) -> str:

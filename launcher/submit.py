@@ -22,6 +22,7 @@ from launcher.private import masked, write_new
 from launcher.profile import Profile, load_profile, working_folder
 from launcher.render import render
 from launcher.slurm import command, sbatch
+from launcher.time_limit import require_time
 
 JOBS = "jobs.json"
 
@@ -29,8 +30,8 @@ JOBS = "jobs.json"
 def submit(options: Submit) -> None:
     """Write the scripts, submit them and print the jobs' ids; with ``dry_run`` print the scripts and write nothing.
 
-    Raises UserError, with no job left in the queue, where Slurm refuses one, and where a job in the queue owns the
-    folder of a training stage.
+    Raises UserError, with no job left in the queue, where Slurm refuses one, where a job in the queue owns the folder
+    of a training stage, and where the time limit leaves a training job no time to train.
     """
     profile = _asked(options, load_profile(options.profile))
     recipe = load_recipe(options.recipe, options.overrides)
@@ -46,6 +47,8 @@ def submit(options: Submit) -> None:
     if not jobs:
         sys.stderr.write(f"{recipe.path}: every step is done\n")
         return
+    if any(job.run for job in jobs):
+        require_time("--time" if options.time else str(options.profile), profile.train.time, profile.signal_lead)
     written = {job.name: scripts / f"{number:02d}-{job.name}.sbatch" for number, job in enumerate(jobs, 1)}
     texts = {
         job.name: render(job, profile, recipe=recipe.path, script=written[job.name], folder=folder) for job in jobs

@@ -19,6 +19,8 @@ from clpds.recipe import load_stage
 from clpds.run_folder import BAD_NODES, STATE, ask_to_stop, read_state, saved_step, take_stop, write_state
 from launcher.owner import own, read_owner, taking
 from launcher.requeue import requeue
+from launcher.slurm import own_job
+from launcher.time_limit import of_job, require_time
 
 CRASHES = "crashes.jsonl"
 
@@ -27,10 +29,11 @@ def supervise(options: Supervise) -> None:
     """Train until finished or stopped; after a signal, or a crash with progress since the last one, requeue the job.
 
     Leaves with status 0 when the stage is finished or the job is back in the queue, else with another: jobs that wait
-    for this one with afterok must not start on half a training. Raises UserError outside of a Slurm job.
+    for this one with afterok must not start on half a training. Raises UserError outside of a Slurm job, and where
+    Slurm would warn this one before it has trained.
     """
     name, stage = load_stage(options.recipe, options.overrides, options.step)
-    job = os.environ.get("SLURM_JOB_ID")
+    job = own_job()
     if job is None:
         raise UserError("no Slurm job: submit a script that calls this, or start the ranks with clpds run or torchrun")
     with taking(stage.out, job) as file:
@@ -38,10 +41,21 @@ def supervise(options: Supervise) -> None:
     take_stop(stage.out)  # a wish from before
     signal.signal(signal.SIGUSR1, lambda number, frame: ask_to_stop(stage.out, requeue=True))
     write_state(stage.out, "starting", step=saved_step(stage.out))
+    if options.signal_lead is not None:
+        _require_time(stage.out, options.signal_lead, job)
     if options.preflight and _srun(options, ["preflight", "--folder", str(stage.out)], "--time=3"):
         sys.exit(_after_bad_preflight(stage.out, options, job))
     status = _srun(options, ["train", str(options.recipe), *options.overrides, "--step", name], "--kill-on-bad-exit=1")
     sys.exit(_after_training(stage.out, options, job, status))
+
+
+def _require_time(run: Path, lead: int, job: str) -> None:
+    """Raises UserError, noted in the run, where the job's time limit leaves none for training."""
+    try:
+        require_time(f"job {job}", of_job(job), lead)
+    except UserError as error:
+        write_state(run, "failed", step=saved_step(run), reason=str(error))
+        raise
 
 
 def _srun(options: Supervise, words: list[str], *flags: str) -> int:
@@ -89,8 +103,9 @@ def _requeue(run: Path, options: Supervise, job: str, exclude: Sequence[str] = (
         _say(f"{run}: not requeued, for the job has been {restarts} times; submit again to go on")
         return 1
     without = f", without {', '.join(exclude)}" if exclude else ""
-    _say(f"{run}: back into the queue from step {saved_step(run)}{without}")
+    step = saved_step(run)
     requeue(job, exclude)
+    _say(f"{run}: back into the queue from step {step}{without}")
     return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clpds.cli import Preflight
 from clpds.errors import UserError, complain
-from launcher.rendezvous import export_rank
+from launcher.rendezvous import export_rank, no_meeting
 
 REPORTS = 40.0  # seconds after its start that rank 0 waits for the others' reports: torch may take 20 to import
 END = 57.0  # seconds after its start that a rank ends, with or without a result
@@ -42,7 +42,7 @@ def preflight(options: Preflight) -> None:
 def check(folder: Path, waiting: Waiting, *, reports: float = REPORTS, end: float = END) -> int:
     """Exit status of this rank, which knows itself by the five variables; ``reports`` and ``end`` in seconds.
 
-    Raises UserError, on rank 0 only, where ``folder`` cannot be.
+    Raises UserError, on rank 0 only, where ``folder`` cannot be or MASTER_PORT is taken.
     """
     start = time.monotonic()
     waiting.what = "python's packages to load"
@@ -55,6 +55,8 @@ def check(folder: Path, waiting: Waiting, *, reports: float = REPORTS, end: floa
             return follow(store(reports), folder, waiting)
         shared = store(reports, serve=True)
     except RuntimeError as error:  # torch's errors of the store
+        if rank == 0:
+            raise no_meeting(error) from error
         sys.stderr.write(f"clpds preflight: {node()} rank {rank}: no talk with rank 0 at {address}: {_first(error)}\n")
         return 1
     waiting.what = f"the folder {folder}"

@@ -20,6 +20,7 @@ from clpds.errors import UserError
 from clpds.inside import read_json
 from clpds.recipe import Train
 from clpds.resources import find
+from clpds.training.extensions import optimizer_device
 from clpds.training.group import agree, largest
 
 
@@ -176,8 +177,7 @@ def build_engine(model: PreTrainedModel, stage: Train, config: dict[str, Any], d
     if stage.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     groups = parameter_groups(model, stage)
-    offload = config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none")
-    if offload != "none":
+    if optimizer_device(config) != "none":
         optimizer = deepspeed.ops.adam.DeepSpeedCPUAdam(groups, adamw_mode=True)
     else:
         optimizer = torch.optim.AdamW(groups, fused=device.type == "cuda")

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from clpds.errors import UserError, said
+from launcher.rendezvous import no_meeting
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)  # DeepSpeed's own default became 10, too short for a slow shared disk
@@ -21,8 +22,8 @@ TIMEOUT = timedelta(minutes=30)  # DeepSpeed's own default became 10, too short 
 def process_group() -> Iterator[torch.device]:
     """Join the group that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe.
 
-    Yields this rank's device. The group is always destroyed: under mpirun a process that ends
-    without doing so counts as failed.
+    Yields this rank's device; UserError where nobody meets there. The group is always destroyed: under mpirun a process
+    that ends without doing so counts as failed.
     """
     # On a CPU DeepSpeed would compile a C++ extension for shared-memory collectives: over a minute
     # on two cores, and a failure where there is no compiler. gloo does without.
@@ -30,15 +31,23 @@ def process_group() -> Iterator[torch.device]:
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
+        _meet("nccl", device)
     else:
         device = torch.device("cpu")
-        dist.init_process_group("gloo", timeout=TIMEOUT)
+        _meet("gloo", None)
     deepspeed.init_distributed(auto_mpi_discovery=False)  # takes over torch's group
     try:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+def _meet(backend: str, device: torch.device | None) -> None:
+    """Raises UserError that names MASTER_ADDR and MASTER_PORT where the ranks do not meet there."""
+    try:
+        dist.init_process_group(backend, timeout=TIMEOUT, device_id=device)
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        raise no_meeting(error) from error
 
 
 def first_rank() -> bool:

@@ -24,6 +24,7 @@ from clpds.run_folder import asked_to_stop, read_trainer
 from clpds.training import resuming
 from clpds.training.divergence import write_bad_batches
 from clpds.training.engine import build_engine, build_model, deepspeed_config, forget_forward_passes, freeze
+from clpds.training.extensions import build_extensions
 from clpds.training.flops import step_flops
 from clpds.training.group import agree, first_rank, on_first_rank, total
 from clpds.training.kernels import choose_attention, take_kernels
@@ -76,6 +77,7 @@ def _train(
         resume = resuming.universal(resume)
         config["checkpoint"] = {"load_universal": True}
 
+    build_extensions(stage.out, config)
     model = build_model(checkpoint, config, device)
     agree(lambda: freeze(model, stage.trainable))
     unreached = agree(lambda: freeze_unreached(model))

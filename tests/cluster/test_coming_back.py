@@ -19,9 +19,10 @@ def test_a_time_limit_sends_the_job_back_into_the_queue(cluster: Cluster, task: 
     cluster.command("scontrol", "update", f"JobId={job}", "TimeLimit=1")
     cluster.wait(job, reached=lambda: (disturbed.out / STOP).exists())
     cluster.signal(ranks, signal.SIGCONT)
+    cluster.wait(job, reached=lambda: cluster.show(job)["Restarts"] == "1")
+    cluster.command("scontrol", "update", f"JobId={job}", "TimeLimit=10")  # else it would be refused
     come_back(cluster, job)
     assert saved_step(disturbed.out) < task.steps
-    cluster.command("scontrol", "update", f"JobId={job}", "TimeLimit=10")
     finish(cluster, job, disturbed, task)
     assert "back into the queue from step" in cluster.log(job)
     assert "DUE TO TIME LIMIT" not in cluster.log(job)

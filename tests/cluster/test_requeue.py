@@ -50,6 +50,50 @@ def test_the_job_comes_back_on_another_node(cluster: Cluster, before: str, tmp_p
     assert cluster.show(number)["ExcNodeList"] == runs[0]
 
 
+# As `clpds supervise` ends: the last of the array's tasks, whose number is the array's, goes back into the queue.
+BACK = """
+import os, sys, time
+from pathlib import Path
+from clpds.cli import Supervise
+from clpds.errors import UserError
+from launcher.slurm import own_job
+from launcher.supervise import _requeue
+
+if os.environ.get("SLURM_ARRAY_TASK_ID", "2") == "2" and "SLURM_RESTART_COUNT" not in os.environ:
+    try:
+        _requeue(Path("run"), Supervise(recipe=Path("r.yaml")), own_job())
+    except UserError as error:
+        sys.exit(str(error))
+else:
+    time.sleep(8 * (os.environ["SLURM_ARRAY_TASK_ID"] == "1"))
+"""
+
+
+def back(cluster: Cluster, folder: Path, *arguments: str) -> str:
+    """Submit a script that goes back into the queue once."""
+    (folder / "back.py").write_text(BACK)
+    (folder / "job.sh").write_text(f"#!/bin/bash\nexport PYTHONPATH={ROOT}\nexec {sys.executable} back.py\n")
+    return cluster.submit("--ntasks=1", "--open-mode=append", *arguments, "job.sh", cwd=folder)
+
+
+def test_a_task_of_an_array_goes_back_alone(cluster: Cluster, tmp_path: Path) -> None:
+    array = back(cluster, tmp_path, "--array=1-2", "--requeue", "--output=log-%a")
+    first, last = f"{array}_1", f"{array}_2"
+    cluster.wait(last, reached=lambda: cluster.show(last)["Reason"] == "BeginTime")
+    assert "back into the queue from step 0" in (tmp_path / "log-2").read_text()
+    assert cluster.wait(first) == "COMPLETED", (tmp_path / "log-1").read_text()
+    assert (cluster.show(first)["Restarts"], cluster.show(last)["Restarts"]) == ("0", "1")
+    assert "CANCELLED" not in (tmp_path / "log-1").read_text()
+    cluster.command("scancel", array)
+
+
+def test_what_slurm_refuses_is_not_said_to_be_done(cluster: Cluster, tmp_path: Path) -> None:
+    number = back(cluster, tmp_path, "--no-requeue")
+    assert cluster.wait(number) == "FAILED"
+    assert "scontrol says: " in cluster.log(number)
+    assert "back into the queue" not in cluster.log(number)
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

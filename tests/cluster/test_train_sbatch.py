@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from clpds.recipe import Corpus, Train
-from clpds.run_folder import ask_to_stop
+from clpds.run_folder import ask_to_stop, read_state
 from tests.cluster.cluster import Cluster
 from tests.training.stages import curve, read_metrics
 
@@ -25,6 +25,18 @@ def test_the_curve_is_that_of_ranks_without_slurm(cluster: Cluster, task: Train,
     assert cluster.show(job)["NumNodes"] == "2"
     assert f"finished at step {task.steps} of {task.steps}" in cluster.log(job)
     assert curve(read_metrics(home / "run")) == curve(read_metrics(task.out))
+
+
+def test_a_time_limit_that_leaves_none_to_train_is_refused(cluster: Cluster, home: Path) -> None:
+    train = {"verb": "train", "model": "m", "data": {"de": {"path": "d"}}, "out": str(home / "run"), "steps": 4}
+    (home / "recipe.yaml").write_text(json.dumps({"steps": {"train": train | {"micro_batch": 2, "global_batch": 4}}}))
+    job = cluster.submit(*CPU_SITE, "--time=6", str(SCRIPT), "recipe.yaml", cwd=home)
+    assert cluster.wait(job) == "FAILED", cluster.log(job)
+    said = f"job {job}: the time limit 6:00 is 360 s, and Slurm warns signal_lead = 300 s before it"
+    assert f"clpds supervise: error: {said}" in cluster.log(job)
+    state = read_state(home / "run")
+    assert state is not None
+    assert (state.state, state.reason.startswith(said)) == ("failed", True)
 
 
 def test_bad_input_fails_with_one_line(cluster: Cluster, task: Train, home: Path) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,8 @@ from unittest.mock import patch
 import pytest
 
 from clpds.errors import UserError
-from launcher.rendezvous import NAMES, export_rank
+from clpds.run_folder import read_state, write_state
+from launcher.rendezvous import NAMES, export_rank, free_port
 from tests.ranks import run_ranks
 from tests.training.stages import curve, read_metrics, run_stage, stage, write_inputs
 
@@ -58,7 +60,7 @@ def without(environment: dict[str, str], *names: str) -> dict[str, str]:
 def test_without_a_launcher_one_process() -> None:
     *rank, port = exported({})
     assert rank == ["0", "1", "0", "127.0.0.1"]
-    assert 1024 < int(port) < 65536
+    assert 20_000 <= int(port) < 32_768
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_a_contradiction_names_what_contradicts(variables: dict[str, str], named
 
 
 def test_srun() -> None:
-    assert exported(STEP) == ["5", "8", "1", "localhost", "21234"]
+    assert exported(STEP) == ["5", "8", "1", "localhost", "22930"]
     assert exported(STEP, PMI_RANK="5", PMI_SIZE="8") == exported(STEP)  # srun --mpi=pmi2
     assert exported(without(STEP, "SLURM_STEP_NODELIST"), SLURM_JOB_NODELIST="localhost,b")[3] == "localhost"
 
@@ -167,8 +169,29 @@ def test_steps_and_neighbouring_jobs_have_ports_of_their_own() -> None:
     cases = itertools.product(jobs, steps)
     ports = [exported(STEP, SLURM_JOB_ID=str(job), SLURM_STEP_ID=str(step))[4] for job, step in cases]
     assert len(set(ports)) == len(jobs) * len(steps)
-    assert all(20_000 <= int(port) < 40_000 for port in ports)
-    assert exported(STEP, SLURM_JOB_ID="100001")[4] == "20001"
+    assert all(20_000 <= int(port) < 32_768 for port in ports)  # beyond are those of outgoing connections
+    assert exported(STEP, SLURM_JOB_ID="12769")[4] == "20001"
+
+
+def test_a_port_that_is_taken_is_one_line_and_noted(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    write_state(run, "starting")
+    (tmp_path / "recipe.yaml").write_text(
+        "steps: {train: {verb: train, model: m, data: {de: {path: d}}, steps: 4, micro_batch: 2, global_batch: 4, "
+        f"out: {run}}}}}"
+    )
+    with socket.create_server(("127.0.0.1", free_port())) as server:
+        port = str(server.getsockname()[1])
+        five = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        command = [sys.executable, "-m", "clpds", "train", str(tmp_path / "recipe.yaml")]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=100, env=bare(**five))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"clpds train: error: MASTER_ADDR=127.0.0.1, MASTER_PORT={port}: the port is taken")
+    assert done.stderr.count("\n") == 1
+    state = read_state(run)
+    assert state is not None
+    assert state.state == "failed"
 
 
 def test_nothing_about_the_network_is_set() -> None:

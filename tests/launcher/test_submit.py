@@ -133,6 +133,8 @@ def test_a_dry_run_writes_nothing_and_imports_nothing_heavy(tmp_path: Path) -> N
             "profile.yaml: scratch is /no/such, which is no folder",
         ),
         (Path("absent.yaml"), "absent.yaml does not exist"),
+        ("train: {time: 4}\ncpu: {}", "profile.yaml: the time limit 4 is 240 s, and Slurm warns signal_lead = 300 s"),
+        ("train: {time: 6:00}\ncpu: {}", "profile.yaml: the time limit 6:00 is 360 s, and Slurm warns signal_lead"),
     ],
 )
 def test_a_bad_profile_is_one_line(profile: Any, said: str, tmp_path: Path) -> None:
@@ -146,6 +148,15 @@ def test_a_time_limit_with_colons_is_no_number(tmp_path: Path) -> None:
     texts = scripts(dry_run(tmp_path, "train: {time: 24:00:00}\ncpu: {time: 1:30}").stdout)
     assert "#SBATCH --time=24:00:00\n" in texts["stage"]
     assert "#SBATCH --time=1:30\n" in texts["clp"]
+
+
+def test_a_time_limit_of_the_command_line_leaves_time_to_train(tmp_path: Path) -> None:
+    profile = {"train": {}, "cpu": {}, "signal_lead": 3600}
+    done = dry_run(tmp_path, profile, "--time", "1:01:00")
+    assert done.returncode == 2
+    assert done.stderr.startswith("clpds submit: error: --time: the time limit 1:01:00 is 3660 s")
+    assert dry_run(tmp_path, profile, "--time", "62").returncode == 0
+    assert dry_run(tmp_path, profile, "--time", "4", steps={"tok": RECIPE["tok"]}).returncode == 0  # nothing is warned
 
 
 def test_a_step_name_that_is_no_word_is_refused(tmp_path: Path) -> None:
@@ -199,7 +210,7 @@ def test_scripts_with_secrets_are_for_their_owner(environment: dict[str, str], m
     sbatch.parent.mkdir()
     sbatch.write_text(f'#!/bin/sh\nfor last; do :; done\nstat -c %a "$last" >> {tmp_path}/modes\necho 1\n')
     sbatch.chmod(0o755)
-    (tmp_path / "r.yaml").write_text(yaml.safe_dump({"steps": RECIPE}))
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({"steps": RECIPE}, sort_keys=False))
     (tmp_path / "p.yaml").write_text(yaml.safe_dump({"train": {}, "cpu": {}, "environment": environment}))
     done = subprocess.run(
         [sys.executable, "-m", "clpds", "submit", "r.yaml", "--profile", "p.yaml"],
