@@ -7,9 +7,11 @@ that share two cores takes a minute.
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from benchmarks.savers import fresh_engine
 from clpds.recipe import load_stage
+from clpds.training.engine import deepspeed_config
 from clpds.training.group import process_group
 from clpds.training.saving import Position, Saver
 from clpds.training.setup import identity
@@ -23,5 +25,6 @@ def main(recipe: str) -> None:
         for flat in engine.optimizer.fp32_partitioned_groups_flat:  # Adam makes them in the first step
             moments = {name: torch.zeros_like(flat) for name in ("exp_avg", "exp_avg_sq")}
             engine.optimizer.optimizer.state[flat] = {"step": torch.ones(()), **moments}
-        with Saver(engine, stage, identity(stage, inputs, checkpoint)) as saver:
+        same = identity(stage, inputs, checkpoint, deepspeed_config(stage, dist.get_world_size()))
+        with Saver(engine, stage, same) as saver:
             saver.save(Position(step=1))

@@ -24,6 +24,8 @@ STATE = "state.json"
 STOP = "stop"
 METRICS = "metrics.jsonl"
 STAGE = "stage.json"
+MODEL = "model"  # config and tokenizer, for `clpds convert`
+INITIAL = "initial"  # fresh weights, where the stage started from a config
 BAD_NODES = "bad_nodes"  # left by a preflight that failed: a node's name a line, as Slurm calls it
 REQUEUE = "requeue"  # in the stop file: the wish is the batch script's, which will start the run again
 

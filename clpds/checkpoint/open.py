@@ -52,7 +52,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     if not folder.is_dir():
         folder = _download(str(path))
     bare, wanted = open_without_weights(folder)
-    tensors = fit(_read_headers(folder), wanted, folder, part=bare.part)
+    tensors = fit(read_weights(folder), wanted, folder, part=bare.part)
     return replace(bare, tensors=tensors)
 
 
@@ -133,8 +133,8 @@ def _read_generation_config(folder: Path) -> GenerationConfig | None:
         raise UserError(f"{file} cannot be read ({_one_line(error)}); mend or remove it") from error
 
 
-def _read_headers(folder: Path) -> dict[str, LazyTensor]:
-    """All tensors of all weight files of ``folder``, under the names they have there."""
+def read_weights(folder: Path) -> dict[str, LazyTensor]:
+    """All tensors of all weight files of ``folder``, under the names they have there; headers are read."""
     tensors = read_shards(folder, SAFETENSORS, read_safetensors)
     tensors = read_shards(folder, "pytorch_model.bin", _read_bin) if tensors is None else tensors
     if tensors is None:

@@ -31,7 +31,7 @@ from clpds.training.kernels import choose_attention, take_kernels
 from clpds.training.metrics import Metrics, memory_peak
 from clpds.training.saving import Position, Saver
 from clpds.training.schedule import learning_rate
-from clpds.training.setup import Inputs, identity, open_inputs, open_model, prepare_run
+from clpds.training.setup import Inputs, identity, open_inputs, open_model, prepare_run, with_weights
 from clpds.training.stopping import StopFlag
 from clpds.training.validation import validate
 from launcher.owner import join, take
@@ -65,8 +65,9 @@ def _train(
 ) -> Position:
     agree(lambda: choose_attention(checkpoint.config, stage.attention))
     liger = agree(lambda: take_kernels(checkpoint.config.model_type, stage.kernels, device))
-    same = identity(stage, inputs, checkpoint)
+    same = on_first_rank(lambda: identity(stage, inputs, checkpoint, config))
     resume = on_first_rank(lambda: resuming.find_checkpoint(stage.out, same))
+    checkpoint = with_weights(stage, inputs, checkpoint)
     prepare_run(stage, checkpoint)
     done = read_trainer(resume) if resume else {"step": 0, "world_size": dist.get_world_size()}
     if done["step"] >= stage.steps:

@@ -13,6 +13,7 @@ from clpds import manifest
 from clpds.errors import UserError
 from clpds.manifest import check_manifest
 from clpds.run_folder import problems, read_trainer, whole_checkpoints
+from clpds.training.changes import changes, said
 from clpds.training.group import agree, on_first_rank
 from clpds.training.saving import Position
 
@@ -36,9 +37,8 @@ def find_checkpoint(run: Path, identity: dict[str, Any]) -> Path | None:
     if not whole:
         return None
     before = read_trainer(whole[-1]).get("identity", {})
-    changed = [key for key, now in identity.items() if before.get(key) != now]
-    if changed:
-        raise UserError(f"{run} was started with another {changed[0]}; choose another out, or remove the folder")
+    if found := changes(run, before, identity):
+        raise UserError(f"{run} was started with {said(found)}; choose another out, or remove the folder")
     return whole[-1]
 
 
