@@ -24,7 +24,7 @@ def write_model_folder(run: Path, checkpoint: Checkpoint) -> None:
 
     One in which somebody has changed a file stays, where it is of the same config; else it is a UserError.
     """
-    folder, partial = run / MODEL, run / f"{MODEL}.partial"
+    folder, partial = run / MODEL, run / f"{MODEL}.clpds-partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:

@@ -2,12 +2,16 @@
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from clpds.manifest import hash_files, write_manifest
+from clpds.output import write_text
+from clpds.training.saving import _delete
 from tests.bad_inputs.inputs import TRAIN
 from tests.bad_inputs.row import Row
 from tests.bad_inputs.test_table import ALONE, check
@@ -124,3 +128,44 @@ def test_a_training_does_not_begin_in_a_folder_of_the_users(
         write(folder / "run" / "notes.txt")
         refuses(clpds, "train r.yaml", folder, "run is no training run, but has ")
         shutil.rmtree(folder / "run")
+
+
+def test_a_folder_mounted_twice_is_one_folder(folder: Path, clpds: Clpds) -> None:
+    """Needs root: as /home and /export/home on a cluster."""
+    (folder / "again").mkdir()
+    if subprocess.run(["mount", "--bind", str(folder / "bert"), str(folder / "again")], capture_output=True).returncode:
+        pytest.skip("cannot mount")
+    try:
+        for out in ("again", "again/new", "bert/new"):
+            refuses(clpds, f"{FOLDERS['pairs'].words.format(out=out)} --overwrite", folder, "which is read")
+            refuses(clpds, f"{FOLDERS['pairs'].words.replace('bert', 'again').format(out=out)} --overwrite", folder)
+    finally:
+        subprocess.run(["umount", str(folder / "again")], check=True)
+
+
+def test_links_and_names_of_the_users_in_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "important")
+    (tmp_path / "state.json.clpds-partial").symlink_to("important")
+    with pytest.raises(OSError, match="symbolic links"):
+        write_text(tmp_path / "state.json", "{}")
+    for name in ("step-00000001", "step-00000002", "step-00000003"):
+        write(tmp_path / name / "weights")
+        write_manifest(tmp_path / name, hash_files([tmp_path / name / "weights"]))
+    write(tmp_path / "step-00000001" / "notes.txt")
+    (tmp_path / "step-00000002").rename(tmp_path / "archive")
+    (tmp_path / "step-00000002").symlink_to("archive")
+    before = tree(tmp_path)
+    for name in ("step-00000001", "step-00000002", "step-00000003"):
+        _delete(tmp_path / name)
+    assert tree(tmp_path) == {name: state for name, state in before.items() if not name.startswith("step-00000003")}
+    assert capsys.readouterr().err.count(" is kept: ") == 2
+
+
+def test_a_tilde_is_no_folder(folder: Path, clpds: Clpds) -> None:
+    refuses(clpds, FOLDERS["convert"].words.format(out="'~/out'"), folder, "only a shell knows ~")
+
+
+def test_scripts_are_not_put_into_an_input(folder: Path, clpds: Clpds) -> None:
+    (folder / "p.yaml").write_text("{train: {}, cpu: {}}")
+    (folder / "slurm").symlink_to("english")
+    refuses(clpds, "submit r.yaml --profile p.yaml --dry-run", folder, "english, which is read")
