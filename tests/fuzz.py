@@ -17,7 +17,7 @@ import atheris
 
 with atheris.instrument_imports(include=["clpds", "launcher"]):
     from clpds import manifest, provenance
-    from clpds.checkpoint.open import _read_headers
+    from clpds.checkpoint.open import read_weights
     from clpds.checkpoint.safetensors import read_safetensors
     from clpds.data.links import read_links
     from clpds.data.read import stream_documents
@@ -32,7 +32,7 @@ with atheris.instrument_imports(include=["clpds", "launcher"]):
 # reader -> (name of the file, what reads it)
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "safetensors": ("model.safetensors", read_safetensors),
-    "index": ("model.safetensors.index.json", lambda file: _read_headers(file.parent)),
+    "index": ("model.safetensors.index.json", lambda file: read_weights(file.parent)),
     "recipe": ("r.yaml", load_recipe),
     "profile": ("p.yaml", load_profile),
     "hostlist": ("hosts", lambda file: expand(file.read_text(errors="replace"))),

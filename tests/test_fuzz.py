@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from clpds import manifest, provenance
-from clpds.checkpoint.open import _read_headers
+from clpds.checkpoint.open import read_weights
 from clpds.checkpoint.safetensors import read_safetensors
 from clpds.data.links import read_links
 from clpds.data.read import load_saved, stream_documents
@@ -106,7 +106,7 @@ FILES = st.sampled_from(["model.safetensors", "..", ".", "", "../x", "/etc/passw
 )
 @example(DEEP)
 def test_indices(content: bytes) -> None:
-    refused_or_read(lambda file: _read_headers(file.parent), "model.safetensors.index.json", content)
+    refused_or_read(lambda file: read_weights(file.parent), "model.safetensors.index.json", content)
 
 
 @FUZZ
@@ -227,4 +227,4 @@ def test_pickles_with_a_few_other_bytes(
     content = pickled[old]
     first = int(place * (min(1000, len(content)) if early else len(content)))
     damaged = content[:first] + other + content[first + len(other) :]
-    refused_or_read(lambda file: _read_headers(file.parent), "pytorch_model.bin", damaged)
+    refused_or_read(lambda file: read_weights(file.parent), "pytorch_model.bin", damaged)
