@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import sys
 import tempfile
 import zipfile
 from dataclasses import replace
@@ -111,6 +112,8 @@ def _language_model(folder: Path, full: PretrainedConfig) -> tuple[PretrainedCon
     file = folder / "config.json"
     try:
         config = language_config(full)
+        if config is not full:
+            sys.stderr.write(f"{folder}: its text model alone is opened, as AutoModelForCausalLM does\n")
         return config, anatomy(config)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error

@@ -31,7 +31,7 @@ POSITIONS, WINDOW, LAYERS, HEADS = 160, 16, 2, 4
 SIZES: tuple[tuple[str, Any], ...] = tuple(
     (re.compile(pattern), value)
     for pattern, value in (
-        (r"(type|entity)_vocab_size", 24),  # of segments and entities, not of tokens
+        (r"(type|entity|shape|pronunciation)_vocab_size", 24),  # not of tokens
         (r"(.*_)?vocab_size(_per_layer_input)?", ROWS),
         (r"max_(2d_)?position_embeddings|n_positions|n_ctx|max_seq_len|model_max_length|context_length", POSITIONS),
         (r"max_(source|target)_positions|original_max_position_embeddings", POSITIONS),

@@ -114,7 +114,7 @@ class _Model:
 
     def __init__(self, kind: Kind, model: PreTrainedModel, source: Path, inputs: Inputs, folder: Path) -> None:
         self.source, self.inputs, self.folder = source, inputs, folder
-        self.model = oracle.load(source)
+        self.model = oracle.opened(source)
         self.head, self.causal = kind.head, kind.head == "causal"
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.meaningless = ""  # what a loss of this model would be
@@ -146,7 +146,7 @@ class _Model:
             raise SilentError(f"trained: {self.meaningless}")
         lines = [json.loads(line) for line in (stage.out / "metrics.jsonl").read_text().splitlines()]
         found = [(line["loss"], line["grad_norm"]) for line in lines if "loss" in line]
-        wanted = oracle.train(trained := oracle.load(self.source), self._batches(stage), causal=self.causal)
+        wanted = oracle.train(trained := oracle.opened(self.source), self._batches(stage), causal=self.causal)
         for number, ((loss, norm), (right, right_norm)) in enumerate(zip(found, wanted, strict=True), 1):
             if abs(loss - right) > 1e-5 * max(1, right) or abs(norm - right_norm) > 2e-4 * right_norm:
                 off = abs(norm / right_norm - 1)
