@@ -25,7 +25,8 @@ from clpds.models.trial import WINDOW, small_copy, some_ids, without_cache
 
 # Tokens of the documents that are tried: with few, layers that keep the k highest scores (DeepSeek V3.2, Doge) seem
 # right, since it takes equal scores to see that which of them they keep depends on what else is there.
-LENGTHS = (15 * WINDOW, 3, 10 * WINDOW, 2 * WINDOW + 1, 20 * WINDOW)
+LENGTHS = (15 * WINDOW, 3, 10 * WINDOW, 2 * WINDOW + 1, 15 * WINDOW, 6 * WINDOW + 1, 20 * WINDOW)
+DISTINCT = 17  # tokens that the first of these has
 CLOSE = 1e-4  # of the largest logit: rounding of float32 stays a tenth below, another window or position far above
 
 
@@ -99,14 +100,17 @@ def _try_copy(copy: PreTrainedModel) -> Found:
     most = max(3 * WINDOW, positions - WINDOW) if isinstance(positions, int) and positions > 0 else max(LENGTHS)
     lengths = [min(length, most) for length in LENGTHS]
     documents = list(some_ids(copy, sum(lengths)).split(lengths))
+    places = torch.arange(lengths[0])  # of the first, few tokens that come again and again: their scores are equal
+    documents[0] = some_ids(copy, DISTINCT)[(places.square() + places // DISTINCT) % DISTINCT]
     try:
         alone = [_logits(copy, input_ids=document[None])[0] for document in documents]
         again = _logits(copy, input_ids=documents[-1][None])[0]
-        changed = torch.cat([documents[-1][:-WINDOW], documents[0][:WINDOW]])
+        half = len(documents[-1]) // 2
+        changed = torch.cat([documents[-1][:half], documents[-1][:1].expand(len(documents[-1]) - half)])
         other = _logits(copy, input_ids=changed[None])[0]
     except Exception as error:  # whatever a class of transformers meets
         return Found(None, copy.can_generate(), " ".join(str(error).split()) or repr(error))
-    causal = not _differ(other[:-WINDOW], alone[-1][:-WINDOW])
+    causal = not _differ(other[:half], alone[-1][:half])
     if _differ(again, alone[-1]):
         return Found(None, causal, "its forward gives another answer each time")
     for way in _ways(copy):
