@@ -140,8 +140,8 @@ def _lay_out(step: recipe.Data, tokenizer: PreTrainedTokenizerBase, work: Path, 
         remove_marked(work)
     check_disk(step.out, DISK * input_bytes(step.input))
     work.mkdir()
-    mark.put_mark(work, "work", step.out)
     try:
+        mark.put_mark(work, "work", step.out)
         _save_tokenizer(step.tokenizer, tokenizer, work)
         read_documents(step.input, text_key=step.text_key, sample_by=step.sample_by, cache=work)
         write_text(work / PLAN, plan)

@@ -195,12 +195,15 @@ def test_bad_input_is_one_line_and_writes_nothing(
 def test_a_folder_that_exists_is_kept_unless_told(step: recipe.Data, tmp_path: Path) -> None:
     step.out.mkdir()
     (step.out / "mine").touch()
-    with pytest.raises(UserError, match="out exists"):
-        prepare(step)
-    assert (step.out / "mine").exists()
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="out exists and will not be replaced"):
+            prepare(replace(step, overwrite=overwrite))
+    (step.out / "mine").unlink()
     prepare(replace(step, overwrite=True))
-    assert not (step.out / "mine").exists()
-    assert len(open_blocks(step.out, "train")) > 0
+    with pytest.raises(UserError, match="out exists; .* pass --overwrite"):
+        prepare(step)
+    prepare(replace(step, overwrite=True, sequence_length=32))
+    assert open_blocks(step.out, "train").sequence_length == 32
 
 
 def test_a_disk_too_small_is_noticed_before(step: recipe.Data, tmp_path: Path) -> None:

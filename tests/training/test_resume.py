@@ -93,8 +93,8 @@ def test_a_damaged_checkpoint_is_not_resumed_from(
     assert messages[0] == messages[1]
 
     states.write_bytes(content[:-100])
-    left = [newest.with_name(f"step-00000009.{suffix}") for suffix in ("partial", "old", "universal")]
-    own = newest.with_name("step-00000008.mine")
+    left = [newest.with_name(f"step-00000009.clpds-{suffix}") for suffix in ("partial", "old", "universal")]
+    own = newest.with_name("step-00000008.old")
     for folder in (*left, own):
         folder.mkdir()
     found = find_checkpoint(task.out, same)
