@@ -83,11 +83,12 @@ def anatomy(config: PretrainedConfig) -> Anatomy:
 
 
 def set_vocabulary(config: PretrainedConfig, size: int) -> None:
-    """Give ``config`` so many tokens, in every key that counts them (Gemma 3n has a second)."""
+    """Give ``config`` so many tokens, in every key that counts them (Gemma 3n and Marian have a second)."""
     text = config.get_text_config()
     text.vocab_size = size
-    if getattr(text, "vocab_size_per_layer_input", None) is not None:
-        text.vocab_size_per_layer_input = size
+    for key in ("vocab_size_per_layer_input", "decoder_vocab_size"):
+        if getattr(text, key, None) is not None:
+            setattr(text, key, size)
 
 
 def _first_difference(shape: tuple[int, ...], other: tuple[int, ...]) -> int:

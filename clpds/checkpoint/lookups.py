@@ -102,6 +102,7 @@ def position_tables(found: Anatomy, after: PretrainedConfig) -> list[str]:
                 f"position ({name}); use a tokenizer whose pad token has id {old_pad}"
             )
         if _same(old[name], new.get(name, [])):
+            _require_computed_alike(name, min(int(rows.min()) for rows in old[name]), before, after)
             continue
         if new_pad is None:
             raise UserError(
@@ -112,6 +113,21 @@ def position_tables(found: Anatomy, after: PretrainedConfig) -> list[str]:
             raise UserError(f"{before.model_type}: {name} follows the padding id by no rule that is known here")
         moved.append(name)
     return moved
+
+
+def _require_computed_alike(name: str, first: int, before: PretrainedConfig, after: PretrainedConfig) -> None:
+    """UserError where the buffer ``name`` has other rows from ``first`` on under the new config (XGLM's sinusoids)."""
+    tables = []
+    for config in (before, after):
+        model = meta_model(config)
+        _fill_buffers(model)
+        tables.append(dict(model.named_buffers()).get(name))
+    one, other = tables
+    if one is not None and other is not None and not torch.equal(one[first:], other[first:]):
+        raise UserError(
+            f"{before.model_type} computes {name} otherwise where the pad token has another id; use a tokenizer whose "
+            f"pad token has id {getattr(before.get_text_config(), 'pad_token_id', None)}"
+        )
 
 
 def _same(one: list[Tensor], other: list[Tensor]) -> bool:

@@ -200,7 +200,7 @@ def test_a_folder_that_exists_is_kept_unless_told(step: recipe.Data, tmp_path: P
             prepare(replace(step, overwrite=overwrite))
     (step.out / "mine").unlink()
     prepare(replace(step, overwrite=True))
-    with pytest.raises(UserError, match="out exists; .* pass --overwrite"):
+    with pytest.raises(UserError, match=r"out exists; .* pass --overwrite"):
         prepare(step)
     prepare(replace(step, overwrite=True, sequence_length=32))
     assert open_blocks(step.out, "train").sequence_length == 32

@@ -136,6 +136,9 @@ def score(model: PreTrainedModel, texts: Sequence[Document], *, causal: bool) ->
 
 def train(model: PreTrainedModel, batches: Sequence[Sequence[Document]], *, causal: bool) -> list[tuple[float, float]]:
     """A step of AdamW a batch; the mean loss and the gradient's norm before clipping of each."""
+    for module in model.modules():  # some activations are one for all models, and still have DeepSpeed's hooks
+        module._forward_pre_hooks.clear()
+        module._forward_hooks.clear()
     model.train()
     groups = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": DECAY},
