@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from clpds.checkpoint import Checkpoint, anatomy, open_checkpoint
 from clpds.errors import UserError
+from clpds.models.layout import continues_text
 from clpds.vocabulary.tokenizer import load_tokenizer, rows_needed
 
 
@@ -19,7 +20,9 @@ def open_model(path: Path) -> Checkpoint:
 
 def is_masked(checkpoint: Checkpoint) -> bool:
     """Whether the model fills gaps instead of going on with a text."""
-    return anatomy(checkpoint.config).model_class.__name__.endswith("ForMaskedLM")
+    found = anatomy(checkpoint.config)
+    switched_off = found.model.can_generate() and not continues_text(found.model)
+    return found.model_class.__name__.endswith("ForMaskedLM") or switched_off
 
 
 def load_model(checkpoint: Checkpoint) -> PreTrainedModel:

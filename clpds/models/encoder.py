@@ -8,7 +8,7 @@ from clpds.errors import UserError
 from clpds.models.head import call_at as call_at
 from clpds.models.head import choose_after
 from clpds.models.isolation import require_fit, tried
-from clpds.models.layout import Packed, Rows, Way, bare, inputs_of
+from clpds.models.layout import Packed, Rows, Way, bare, continues_text, inputs_of
 
 if TYPE_CHECKING:
     from clpds.data.blocks import Batch
@@ -44,7 +44,7 @@ def way_of_encoder(model: nn.Module) -> Way:
     """
     inner = bare(model)
     found = tried(model)
-    problem = "it goes on with a text, it fills no gaps" if inner.can_generate() else found.problem
+    problem = "it goes on with a text, it fills no gaps" if continues_text(inner) else found.problem
     if problem:
         raise UserError(f"{type(inner).__name__} cannot be used as a masked language model here: {problem}")
     assert found.way is not None

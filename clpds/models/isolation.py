@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from clpds.data.blocks import Batch
 from clpds.errors import UserError
 from clpds.models.head import call_at
-from clpds.models.layout import Mask, Packed, Rows, Way, bare, inputs_of, one_document_a_row
+from clpds.models.layout import Mask, Packed, Rows, Way, bare, continues_text, inputs_of, one_document_a_row
 from clpds.models.trial import WINDOW, small_copy, some_ids, without_cache
 
 # Tokens of the documents that are tried: with few, layers that keep the k highest scores (DeepSeek V3.2, Doge) seem
@@ -88,10 +88,12 @@ def _try_itself(model: nn.Module) -> Found:
     if inner not in _itself:
         padding = [module.padding_idx for module in inner.modules() if isinstance(module, nn.Embedding)]
         counted = [number + 1 for number in padding[1:] if number is not None]
-        ways = [Packed("one", max(counted, default=0))] if not inner.can_generate() else [Packed("none"), Packed("one")]
+        ways = (
+            [Packed("one", max(counted, default=0))] if not continues_text(inner) else [Packed("none"), Packed("one")]
+        )
         takes = "position_ids" in inspect.signature(inner.forward).parameters and not next(inner.parameters()).is_meta
         way = next((way for way in ways if takes and not _leaks(model, way)), None)
-        _itself[inner] = Found(way or Rows(masked=not inner.can_generate()), inner.can_generate(), "")
+        _itself[inner] = Found(way or Rows(masked=not continues_text(inner)), continues_text(inner), "")
     return _itself[inner]
 
 
@@ -109,14 +111,14 @@ def _try_copy(copy: PreTrainedModel) -> Found:
         changed = torch.cat([documents[-1][:half], documents[-1][:1].expand(len(documents[-1]) - half)])
         other = _logits(copy, input_ids=changed[None])[0]
     except Exception as error:  # whatever a class of transformers meets
-        return Found(None, copy.can_generate(), " ".join(str(error).split()) or repr(error))
+        return Found(None, continues_text(copy), " ".join(str(error).split()) or repr(error))
     causal = not _differ(other[:half], alone[-1][:half])
     if _differ(again, alone[-1]):
         return Found(None, causal, "its forward gives another answer each time")
     for way in _ways(copy):
         try:
             if not _differs(copy, way, documents, alone):
-                return Found(way, causal, "", not copy.can_generate() and _gathers(copy, documents[0], alone[0]))
+                return Found(way, causal, "", not continues_text(copy) and _gathers(copy, documents[0], alone[0]))
         except Exception:  # this way is not for it
             continue
     return Found(None, causal, "a document among others never has what it has alone")
@@ -127,7 +129,7 @@ def _ways(copy: PreTrainedModel) -> Iterator[Way]:
     if "position_ids" in inspect.signature(copy.forward).parameters:
         for offset in _offsets(copy):
             yield from (Packed(mask, offset) for mask in get_args(Mask))
-    yield from (Rows(masked=masked) for masked in ((False, True) if copy.can_generate() else (True,)))
+    yield from (Rows(masked=masked) for masked in ((False, True) if continues_text(copy) else (True,)))
     yield Rows(padded=False)
 
 
@@ -142,7 +144,7 @@ def _differs(copy: PreTrainedModel, way: Way, documents: Sequence[Tensor], alone
     """Whether documents that come ``way`` have other logits than ``alone``."""
     orders = [list(range(len(documents))), [*range(1, len(documents)), 0]]
     batch = _blocks([[documents[n] for n in order] for order in orders])
-    causal = copy.can_generate()
+    causal = continues_text(copy)
     if isinstance(way, Packed):
         logits = _logits(copy, **inputs_of(way, batch, copy, causal=causal))
         return _differ(logits, torch.stack([torch.cat([alone[n] for n in order]) for order in orders]))
@@ -170,7 +172,7 @@ def _leaks(model: nn.Module, way: Way) -> bool:
     inner = bare(model)
     one, other, second = some_ids(inner, 6 * WINDOW).split(2 * WINDOW)
     batches = [_blocks([[first, second]]) for first in (one, other)]
-    causal, training = inner.can_generate(), model.training
+    causal, training = continues_text(inner), model.training
     model.eval()
     try:
         with torch.no_grad():

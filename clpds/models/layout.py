@@ -119,6 +119,12 @@ def _mask_of_each_type(position_ids: Tensor, dtype: torch.dtype, config: Any, *,
     return {"full_attention": whole, "sliding_attention": near}
 
 
+def continues_text(model: nn.Module) -> bool:
+    """Whether the model predicts the next token; XLM and Flaubert have one class for both, and a switch."""
+    inner = bare(model)
+    return bool(inner.can_generate()) and getattr(inner.config, "causal", None) is not False
+
+
 def bare(model: nn.Module) -> Any:
     """The model of transformers inside a DeepSpeed engine, or the model itself."""
     inner = getattr(model, "module", model)

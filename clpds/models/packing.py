@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from clpds.errors import UserError
 from clpds.models.isolation import require_fit, tried
-from clpds.models.layout import Packed, Rows, Way, bare, inputs_of
+from clpds.models.layout import Packed, Rows, Way, bare, continues_text, inputs_of
 from clpds.models.trial import without_cache
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def way_of_causal(model: nn.Module) -> Way:
     """How documents are put before this causal model; UserError where it is none, or there is no exact way."""
     inner = bare(model)
     name = type(inner).__name__
-    if not inner.can_generate():
+    if not continues_text(inner):
         raise UserError(f"{name} does not go on with a text; set objective: masked if it fills gaps")
     found = tried(model)
     if not found.causal:
