@@ -39,8 +39,8 @@ def reproduce(options: Reproduce) -> None:
         at_once=options.jobs or len(os.sched_getaffinity(0)),
     )
     room = importlib.import_module(f"clpds.reproduction.{options.claim}")
+    grow_folder(options.out)
     with claimed(lab.folder):
-        grow_folder(options.out)
         grow_folder(lab.folder)
         result: Result = getattr(room, options.claim)(lab)
         command = ["clpds", "reproduce", options.claim, "--size", options.size, "--seeds", str(options.seeds)]
