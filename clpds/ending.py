@@ -1,11 +1,12 @@
 """How a command ends that cannot go on: one line on stderr and an exit status, whatever was raised."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from clpds.errors import UserError, complain, said
-from clpds.refusals import is_short_of_memory
+from clpds.refusals import is_short_of_memory, memory_is_limited
 
 PANIC = "PanicException"  # of Rust libraries; a BaseException, of a module that cannot be imported
 
@@ -25,6 +26,10 @@ def one_line(verb: str) -> Iterator[None]:
         if (theirs := mendable(error)) is None:
             raise
         complain(verb, theirs)
+        if is_short_of_memory(error) and memory_is_limited():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(2)  # the interpreter's own end wants memory too, and would say more
         sys.exit(2)
 
 

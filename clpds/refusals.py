@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,7 +43,14 @@ def is_short_of_memory(error: BaseException) -> bool:
     """Whether memory, or room for one more thread, is what was missing; torch and others raise what they like."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
+    if isinstance(error, SystemError) and memory_is_limited():  # Python's own, where it wanted to raise MemoryError
+        return True
     return isinstance(error, RuntimeError | ImportError | OSError) and bool(SHORT_OF_MEMORY.search(str(error)))
+
+
+def memory_is_limited() -> bool:
+    """Whether ``ulimit -v`` or a batch system bounds the address space of this process."""
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -134,15 +134,15 @@ def test_status_says_why_checkpoints_cannot_be_read(
     """Nor does a training go on from an older one, or from the start."""
     from clpds.training.resuming import find_checkpoint
 
-    real = Path.read_text
+    real = os.open
 
-    def read_text(self: Path, *arguments: Any, **options: Any) -> str:
+    def refuse(path: Any, *arguments: Any, **options: Any) -> int:
         """Root may read all; so the refusal is raised in the place of the system's."""
-        if self.name == "manifest.json":
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
-        return real(self, *arguments, **options)
+        if str(path).endswith("manifest.json"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(os, "open", refuse)
     assert call(monkeypatch, "status", "old") == 0
     shown = " ".join(capfd.readouterr().out.split())
     assert "manifest.json cannot be read: Permission denied" in shown

@@ -133,8 +133,9 @@ def _attempt(out: Path, path: Path, task_of: str | None) -> int | None:
                 os.close(descriptor)
                 return None
             line = {"mark": mark.dump(mark.own_mark("lock", out)), "task_of": task_of}
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(line).encode(), 0)
+            with suppress(OSError):  # a full disk: the lock holds, only nobody can read whose it is
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(line).encode(), 0)
             if task_of is None or _flock(descriptor, fcntl.LOCK_SH):
                 return descriptor
             os.close(descriptor)
