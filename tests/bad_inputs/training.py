@@ -55,7 +55,7 @@ ROWS = [
         "reproduce growth --size full",
         "--size full has no recipe for growth; it has some for clp and wechsel",
     ),
-    Row("reproduce in a file", "reproduce clp --size toy --out de.txt", "de.txt/clp-toy cannot be written: "),
+    Row("reproduce in a file", "reproduce clp --size toy --out de.txt", "de.txt is a file or a link"),
 ]
 IN_A_PROCESS = [
     Row(
