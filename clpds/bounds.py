@@ -10,6 +10,8 @@ VOCABULARY_FILE = 2**30  # tokenizer.json, merges.txt, *.model: Gemma's 262,144 
 HEADER = 100 * 10**6  # of safetensors, the library's own limit, and an index of shards: 9 MB for 91,000 tensors
 RECIPE = 2**20  # YAML that people write: the longest recipe here has 10 kB
 RECORD = 2**30  # what clpds itself notes of a folder, a run or an evaluation: 100 bytes a file, 300 a step
+MARK = 2**12  # what clpds notes in a temporary folder or a lock: a host, a process, 200 characters of its command
+PROOF = 2**24  # the record or the JSON file that proves an output ours: records of a thousand shards have 100 kB
 POINTER = 2**12  # a file that holds one name, as DeepSpeed's `latest`
 
 # YAML

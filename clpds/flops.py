@@ -39,7 +39,7 @@ class Parts:
     """How many heads it is the output matrix of: 0 where the head has its own, 2 with a middle head."""
     hidden: int
     met: Mapping[str, float] = field(default_factory=dict)
-    """Of the parameters that a token meets in part, which part: k of E experts. All others it meets whole."""
+    """The share of a parameter that one token meets: k of E experts; all others it meets whole."""
 
 
 def step_flops(parts: Parts, trained: Collection[str], length: int) -> Flops:
@@ -49,7 +49,7 @@ def step_flops(parts: Parts, trained: Collection[str], length: int) -> Flops:
     forward; 2 more where the gradient goes on through it, to something trainable below it or in its layer; 2 more
     where it trains itself. The products of attention cost 4 h s forward and twice that where the gradient goes on.
     So a frozen layer costs a third below everything that trains, and two thirds above a trained embedding.
-    Of a mixture of experts those count that a token is sent to, and those that all tokens share.
+    In a mixture of experts, counts those that a token is sent to and those that all tokens share.
     Recomputed activations do not count, so that the share of a device's peak measures progress.
     """
     place = places(parts.shapes, parts.words)

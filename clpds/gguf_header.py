@@ -24,7 +24,7 @@ _MOST = {
 
 
 class Length(int):
-    """Of an array."""
+    """How many entries an array has."""
 
 
 class Header(NamedTuple):
@@ -32,7 +32,7 @@ class Header(NamedTuple):
 
     file: Path
     fields: dict[str, Any]
-    """Of an array only the Length."""
+    """Values by name; an array stands there as its Length."""
     tensors: dict[str, tuple[int, int, int]]
     """How many elements, the number of the type, and where it begins in the file."""
 

@@ -52,7 +52,7 @@ def _read(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def check_manifest(folder: Path, *, deep: bool, part: tuple[int, int] = (0, 1)) -> list[str]:
-    """What is wrong with the files that the manifest names, a phrase each; empty when all is well.
+    """Check the files that the manifest names; returns a phrase for each problem, none when all is well.
 
     Compares sizes, and with ``deep`` hashes too (every byte is read). Of ``part`` (k, n) is every n-th file, from
     number k. Raises UserError where there is no manifest or it is none, UnreadableError where the

@@ -100,7 +100,12 @@ def new_folder(out: Path, *, overwrite: bool = False, need: int = 0) -> Iterator
                 sync(file)
             claim.require_unchanged()
             require_replaceable(out, overwrite=overwrite)
-            _exchange(new, out, stage / "old")
+
+            def check(old: Path) -> None:  # somebody may have put a file there since
+                if reason := not_ours(old):
+                    raise UserError(f"{out} will not be replaced: {reason}; choose another folder")
+
+            _exchange(new, out, stage / "old", check)
 
 
 def write_file(out: Path, content: bytes, *, overwrite: bool = False) -> None:
@@ -142,13 +147,15 @@ def _beside(out: Path) -> Iterator[Path]:
         _clear(stage, out)
 
 
-def _exchange(new: Path, out: Path, old: Path) -> None:
-    """Rename ``new`` to ``out``; what stood there is moved to ``old``, looked at once more, and goes with that."""
+def _exchange(new: Path, out: Path, old: Path, check: Callable[[Path], None] = lambda old: None) -> None:
+    """Rename ``new`` to ``out``; what stood there is moved to ``old`` and looked at with ``check``.
+
+    After an error it stands there again.
+    """
     try:
         if out.exists():
             out.rename(old)
-            if reason := not_ours(old):
-                raise UserError(f"{out} will not be replaced: {reason}; choose another folder")
+            check(old)
         new.rename(out)
     except BaseException:
         if old.exists() and not os.path.lexists(out):
@@ -194,10 +201,7 @@ def replace_folder(new: Path, out: Path) -> None:
         sync(file)
     old = out.with_name(f"{out.name}.clpds-old")
     shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    new.rename(out)
-    sync(out.parent)
+    _exchange(new, out, old)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from clpds.errors import UserError
-from clpds.folders.claim import made_parents
+from clpds.folders.claim import InUseError, flock, made_parents
 from clpds.folders.ours import is_run, require_run_folder
 from clpds.refusals import require_given
 from clpds.run_folder import write_state
@@ -23,10 +23,6 @@ from launcher.slurm import in_queue, own_job
 FILE = "job.json"
 LOCK = "lock"
 PATIENCE = 5.0  # seconds for the ranks of an earlier start to be gone
-
-
-class InUseError(UserError):
-    """Another training has the run's folder, and nothing in it may be changed."""
 
 
 def take(run: Path) -> IO[str]:
@@ -39,7 +35,7 @@ def take(run: Path) -> IO[str]:
     run.mkdir(parents=True, exist_ok=True)
     file = (run / LOCK).open("a+", encoding="utf-8")
     deadline = time.monotonic() + PATIENCE
-    while not _locked(file, fcntl.LOCK_EX):  # fails as long as any rank of another start shares the lock
+    while not flock(file.fileno(), fcntl.LOCK_EX):  # fails as long as any rank of another start shares the lock
         if time.monotonic() > deadline:
             file.seek(0)
             raise InUseError(
@@ -62,20 +58,9 @@ def join(run: Path) -> IO[str]:
 
 
 def _shared(run: Path, file: IO[str]) -> IO[str]:
-    if not _locked(file, fcntl.LOCK_SH):
+    if not flock(file.fileno(), fcntl.LOCK_SH):
         raise InUseError(f"{run} was taken by another training at this moment; choose another out")
     return file
-
-
-def _locked(file: IO[str], kind: int) -> bool:
-    """Whether this process has the lock now; a file system without locks keeps nobody apart."""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 
 from clpds import provenance
 from clpds.errors import UserError
-from clpds.output import check_disk, human_bytes, new_folder, write_text
+from clpds.output import check_disk, human_bytes, new_folder, replace_folder, write_text
 from clpds.recipe import Convert
 
 
@@ -56,6 +56,14 @@ def test_overwrite_replaces_and_leaves_no_file_of_the_old(tmp_path: Path) -> Non
     with new_folder(out, overwrite=True) as folder:
         fill(folder, "new")
     assert {path.name for path in out.iterdir()} == {"a", "new", "provenance.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "old")
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "nothing", tmp_path / "out")
+    assert (tmp_path / "out" / "a").read_text() == "old"
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 

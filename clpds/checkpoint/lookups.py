@@ -92,6 +92,7 @@ def position_tables(found: Anatomy, after: PretrainedConfig) -> list[str]:
     if old_pad is not None:
         with_old[LENGTH // 2] = old_pad
     odd = lookups(after, with_old)
+    computed, recomputed = _buffers(before), _buffers(after)
     moved = []
     for name in old:
         if name in found.vocabulary or name in found.tied:
@@ -102,7 +103,12 @@ def position_tables(found: Anatomy, after: PretrainedConfig) -> list[str]:
                 f"position ({name}); use a tokenizer whose pad token has id {old_pad}"
             )
         if _same(old[name], new.get(name, [])):
-            _require_computed_alike(name, min(int(rows.min()) for rows in old[name]), before, after)
+            first = min(int(rows.min()) for rows in old[name])
+            if name in computed and not torch.equal(computed[name][first:], recomputed[name][first:]):
+                raise UserError(
+                    f"{before.model_type} computes {name} otherwise where the pad token has another id; use a "
+                    f"tokenizer whose pad token has id {old_pad}"
+                )
             continue
         if new_pad is None:
             raise UserError(
@@ -115,19 +121,11 @@ def position_tables(found: Anatomy, after: PretrainedConfig) -> list[str]:
     return moved
 
 
-def _require_computed_alike(name: str, first: int, before: PretrainedConfig, after: PretrainedConfig) -> None:
-    """UserError where the buffer ``name`` has other rows from ``first`` on under the new config (XGLM's sinusoids)."""
-    tables = []
-    for config in (before, after):
-        model = meta_model(config)
-        _fill_buffers(model)
-        tables.append(dict(model.named_buffers()).get(name))
-    one, other = tables
-    if one is not None and other is not None and not torch.equal(one[first:], other[first:]):
-        raise UserError(
-            f"{before.model_type} computes {name} otherwise where the pad token has another id; use a tokenizer whose "
-            f"pad token has id {getattr(before.get_text_config(), 'pad_token_id', None)}"
-        )
+def _buffers(config: PretrainedConfig) -> dict[str, Tensor]:
+    """What the class computes of this config alone (XGLM's sinusoids), by name."""
+    model = meta_model(config)
+    _fill_buffers(model)
+    return dict(model.named_buffers())
 
 
 def _same(one: list[Tensor], other: list[Tensor]) -> bool:

@@ -38,7 +38,7 @@ AT_ONCE = 2**22  # elements of two tied tensors compared at once
 def fit(found: Mapping[str, LazyTensor], wanted: Anatomy, where: Path, *, part: bool = False) -> dict[str, LazyTensor]:
     """The tensors in the model class's names and order, or a UserError that lists what does not fit.
 
-    Of a model that is ``part`` of a composite, the other parts' tensors are left out.
+    Leaves out the tensors of a composite's other parts, where the model is one ``part`` of it.
     A tied tensor that the file holds under both names is compared, the one case in which values are
     read: where they differ, the config's ``tie_word_embeddings`` is wrong, and training on from
     either would lose the other.
@@ -100,7 +100,7 @@ def file_names(tensors: Mapping[str, LazyTensor], wanted: Anatomy) -> dict[str, 
 
 
 def _saved_names(tensors: Mapping[str, LazyTensor], wanted: Anatomy) -> dict[str, LazyTensor]:
-    """What transformers makes of the names when it saves, be it read back or not."""
+    """The names under which transformers saves, whether or not it reads them back."""
     transforms = get_model_conversion_mapping(wanted.model, add_legacy=False)
     transforms = [t.reverse_transform() for t in reversed(transforms) if not isinstance(t, PrefixChange)]
     if not transforms:

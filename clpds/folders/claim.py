@@ -5,7 +5,6 @@ flock into a lock of the server. A file system without locks keeps nobody apart.
 """
 
 import fcntl
-import json
 import os
 import stat
 import time
@@ -13,11 +12,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from clpds.bounds import MARK
 from clpds.errors import UserError, said
 from clpds.folders import mark
 from clpds.folders.inputs import Stamps, require_apart, require_unchanged, stamp
+from clpds.inside import read_text
 
 PATIENCE = 2.0  # seconds for a command that was just ended to be gone
 POLL = 0.05
@@ -110,7 +110,7 @@ def _locked(out: Path, task_of: str | None) -> Iterator[None]:
     try:
         yield
     finally:
-        if _flock(descriptor, fcntl.LOCK_EX):  # the last of the tasks that share it
+        if flock(descriptor, fcntl.LOCK_EX):  # the last of the tasks that share it
             with suppress(OSError):
                 path.unlink()
         os.close(descriptor)
@@ -125,24 +125,24 @@ def _attempt(out: Path, path: Path, task_of: str | None) -> int | None:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise UserError(f"{path} is no lock of clpds, and {out} needs that name; choose another out")
-        text = os.pread(descriptor, mark.LONGEST, 0).decode(errors="replace")
-        if text and _parse(text) is None:
+        text = _read(descriptor)
+        if text and mark.parse(text) is None:
             raise UserError(f"{path} is no lock of clpds, and {out} needs that name; choose another out")
-        if _flock(descriptor, fcntl.LOCK_EX):
+        if flock(descriptor, fcntl.LOCK_EX):
             if not _is_there(descriptor, path):  # removed by its owner between the opening and the lock
                 os.close(descriptor)
                 return None
-            line = {"mark": mark.dump(mark.own_mark("lock", out)), "task_of": task_of}
+            own = mark.dump(mark.own_mark("lock", out, task_of))
             with suppress(OSError):  # a full disk: the lock holds, only nobody can read whose it is
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, json.dumps(line).encode(), 0)
-            if task_of is None or _flock(descriptor, fcntl.LOCK_SH):
+                os.pwrite(descriptor, own.encode(), 0)
+            if task_of is None or flock(descriptor, fcntl.LOCK_SH):
                 return descriptor
             os.close(descriptor)
             return None
-        if task_of is not None and _flock(descriptor, fcntl.LOCK_SH):
-            now = _parse(os.pread(descriptor, mark.LONGEST, 0).decode(errors="replace"))
-            if _is_there(descriptor, path) and now is not None and now["task_of"] == task_of:
+        if task_of is not None and flock(descriptor, fcntl.LOCK_SH):
+            now = mark.parse(_read(descriptor))
+            if _is_there(descriptor, path) and now is not None and now.task_of == task_of:
                 return descriptor
     except BaseException:
         os.close(descriptor)
@@ -163,7 +163,7 @@ def _is_there(descriptor: int, path: Path) -> bool:
         os.close(again)
 
 
-def _flock(descriptor: int, kind: int) -> bool:
+def flock(descriptor: int, kind: int) -> bool:
     """Whether this process has the lock now; a file system without locks says so to everybody."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
@@ -174,18 +174,13 @@ def _flock(descriptor: int, kind: int) -> bool:
     return True
 
 
-def _parse(text: str) -> dict[str, Any] | None:
-    try:
-        document: dict[str, Any] = json.loads(text)
-        return document if mark.parse(document["mark"]) is not None and "task_of" in document else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
+def _read(descriptor: int) -> str:
+    return os.pread(descriptor, MARK, 0).decode(errors="replace")
 
 
 def _owner(path: Path) -> str:
     try:
-        found = _parse(path.read_text(encoding="utf-8", errors="replace"))
-        owner = mark.parse(found["mark"]) if found else None
-    except OSError:
+        owner = mark.parse(read_text(path, MARK, errors="replace"))
+    except (UserError, OSError):
         owner = None
     return owner.owner() if owner else "another command"

@@ -38,11 +38,11 @@ def require_apart(out: Path, inputs: Iterable[Path]) -> None:
     """UserError where ``out`` has no name, or is, contains, lies in or links to an input, by real path and by inode."""
     if out.absolute().name in ("", ".."):
         raise UserError(f"{out} is no name for an output; choose another")
-    goal = _real(out)
+    goal = real_path(out)
     for path in inputs:
         if not path.exists():
             continue  # a name in the hub, or the verb itself says that it is missing
-        read = _real(path)
+        read = real_path(path)
         if _same(goal, read):
             raise UserError(f"{out} is {path}, which is read; choose another out")
         if any(_same(goal, parent) for parent in read.parents):
@@ -50,17 +50,18 @@ def require_apart(out: Path, inputs: Iterable[Path]) -> None:
         if read.is_dir() and any(_same(read, parent) for parent in goal.parents):
             raise UserError(f"{out} lies in {path}, which is read; choose another out")
         for link in _links(read):
-            target = _real(link)
+            target = real_path(link)
             if target == goal or goal in target.parents or (goal.is_file() and goal.samefile(link)):
                 raise UserError(f"{out} contains what {link} links to, which is read; choose another out")
 
 
-def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))  # resolve() raises where links go in a circle
+def real_path(path: Path) -> Path:
+    """The path without links and ``..``, where links go in a circle too."""
+    return Path(os.path.realpath(path))  # resolve() raises then
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether both are one file or folder, be it mounted in two places."""
+    """Whether both are one file or folder, which may be mounted in two places."""
     if one == other:
         return True
     first, second = _state(one), _state(other)

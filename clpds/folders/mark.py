@@ -14,8 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from clpds.bounds import MARK
+from clpds.errors import UserError
+from clpds.inside import read_text
+
 FILE = "mark.json"
-LONGEST = 4096  # bytes of a mark; longer ones are not ours
 LONGEST_COMMAND = 200  # characters of a command that are kept
 
 
@@ -32,19 +35,21 @@ class Mark:
     command: str
     since: str
     """UTC, ISO 8601."""
+    task_of: str | None = None
+    """Of a lock: the work that several tasks do together, which may share it."""
 
     def owner(self) -> str:
         """``process 12 on node3 (clpds data --out de)``."""
         return f"process {self.pid} on {self.host} ({self.command})"
 
 
-def own_mark(kind: str, out: Path) -> Mark:
+def own_mark(kind: str, out: Path, task_of: str | None = None) -> Mark:
     """The mark of this process for ``out``."""
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     if len(command) > LONGEST_COMMAND:
         command = command[: LONGEST_COMMAND - 3] + "..."
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return Mark(kind, out.absolute().name, socket.gethostname(), os.getpid(), command, since)
+    return Mark(kind, out.absolute().name, socket.gethostname(), os.getpid(), command, since, task_of)
 
 
 def dump(mark: Mark) -> str:
@@ -70,11 +75,11 @@ def put_mark(folder: Path, kind: str, out: Path) -> None:
 def read_mark(folder: Path) -> Mark | None:
     """The mark of ``folder``; None where there is none, or where it is no plain small file."""
     path = folder / FILE
+    if folder.is_symlink() or path.is_symlink():
+        return None
     try:
-        if folder.is_symlink() or path.is_symlink() or not path.is_file() or path.stat().st_size > LONGEST:
-            return None
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+        return parse(read_text(path, MARK))
+    except (UserError, OSError, UnicodeDecodeError):
         return None
 
 

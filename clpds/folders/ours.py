@@ -4,17 +4,17 @@ A folder proves that by its record (``provenance.json`` lists its files), a pict
 it, a training run by its state. A name proves nothing.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
+from clpds.bounds import PROOF
 from clpds.errors import UserError
 from clpds.folders import mark
+from clpds.inside import read_json
 
 RECORD = "provenance.json"
 MADE_BY = "made_by"
-LONGEST = 2**24  # bytes of a record or of a JSON output; records of a thousand shards have 100 kB
 PNG = b"\x89PNG\r\n\x1a\n"
 SOFTWARE = "clpds"  # what our PNG files have under "Software", and our pages as their generator
 RUN = ("checkpoints", "model", "initial", "tensorboard", "metrics.jsonl", "latest", "bad_batches.json")
@@ -133,11 +133,11 @@ def grow_folder(out: Path) -> None:
 
 def _json(path: Path) -> Any:
     """The document in a small regular file, or None."""
+    if path.is_symlink():
+        return None
     try:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > LONGEST:
-            return None
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(path, PROOF)
+    except (UserError, OSError, ValueError, RecursionError):
         return None
 
 

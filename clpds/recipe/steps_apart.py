@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clpds.errors import UserError
-from clpds.folders.inputs import inputs_of
+from clpds.folders.inputs import inputs_of, real_path
 from clpds.recipe.steps import Step
 
 
@@ -89,11 +89,4 @@ def _within(path: Path, folder: Path | None) -> bool:
 
 def _paths(step: Step) -> _Paths:
     out: Path | None = getattr(step, "out", None)
-    return _Paths(out and _real(out), [_real(path) for path in inputs_of(step)])
-
-
-def _real(path: Path) -> Path:
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError, ValueError):  # links in a circle, a null byte: the step says what is wrong
-        return path.absolute()
+    return _Paths(out and real_path(out), [real_path(path) for path in inputs_of(step)])

@@ -7,12 +7,12 @@ import time
 from clpds.cli import TrainStep, quick_imports
 from clpds.ending import mendable
 from clpds.errors import UserError, complain
+from clpds.folders.claim import InUseError
 from clpds.folders.ours import is_run
 from clpds.recipe import Train, load_stage
 from clpds.run_folder import read_state, saved_step, take_stop, write_state
 from clpds.training.stopping import StopFlag, stop_flag
 from launcher.local import end_with_launcher
-from launcher.owner import InUseError
 from launcher.rendezvous import export_rank
 
 FIRST = 3.0  # seconds that rank 0 has to say what went wrong, where it went wrong on all ranks

@@ -6,13 +6,11 @@ import shutil
 from pathlib import Path
 
 from clpds import manifest
-from clpds.bounds import RECORD
 from clpds.checkpoint import Checkpoint
 from clpds.checkpoint.anatomy import model_class
 from clpds.checkpoint.open import open_without_weights
 from clpds.errors import UserError
-from clpds.inside import read_json
-from clpds.manifest import check_manifest, hash_files, write_manifest
+from clpds.manifest import check_manifest, hash_files, write_manifest, written_names
 from clpds.output import replace_folder
 from clpds.run_folder import MODEL
 from clpds.tokenizer_files import copy_tokenizer
@@ -52,10 +50,7 @@ def _untouched(folder: Path) -> bool:
         wrong = check_manifest(folder, deep=True)
     except UserError:
         return False
-    return not wrong and {file.name for file in folder.iterdir()} == {
-        manifest.FILE,
-        *read_json(folder / manifest.FILE, RECORD)["files"],
-    }
+    return not wrong and {file.name for file in folder.iterdir()} == written_names(folder)
 
 
 def _same_manifest(folder: Path, other: Path) -> bool:

@@ -94,12 +94,12 @@ def require_rows(old: PreTrainedModel, new: PreTrainedModel, pairs: Sequence[tup
         raise SilentError(f"logits of shared tokens differ by {gap:.1e}")
 
 
-def documents(folder: Path, split: str, *, whole: bool = False) -> list[Document]:
-    """Every document of a prepared data set as the blocks cut it, or ``whole`` blocks as one text, without padding."""
+def documents(folder: Path, split: str) -> list[Document]:
+    """Every document of a prepared data set as the blocks cut it, without padding."""
     found = []
     for row in datasets.load_from_disk(str(folder / split)):
         ids, ends = torch.tensor(row["input_ids"]), row["ends"]
-        starts = [0, ends[-1]] if whole else [0, *ends]
+        starts = [0, *ends]
         found += [(ids[a:b], _after_the_first(ids[a:b])) for a, b in pairwise(starts)]
     return found
 
