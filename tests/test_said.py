@@ -20,7 +20,7 @@ from tokenizers import Regex, pre_tokenizers
 from clpds.data.prepare import prepare
 from clpds.errors import UserError, shortened
 from clpds.recipe import Data
-from tests.bad_inputs.inputs import write_good
+from tests.bad_inputs.inputs import copy_of, write_good
 from tests.bad_inputs.row import Row
 from tests.bad_inputs.test_table import check, listing
 from tests.conftest import Mount
@@ -44,10 +44,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    copy = tmp_path / "here"
-    shutil.copytree(good, copy)
-    monkeypatch.chdir(copy)
-    return copy
+    return copy_of(good, tmp_path, monkeypatch)
 
 
 READERS = [

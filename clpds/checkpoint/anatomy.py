@@ -52,8 +52,7 @@ def anatomy(config: PretrainedConfig) -> Anatomy:
     model = meta_model(config)
     if model.config.is_encoder_decoder:
         raise UserError(
-            f"{type(model).__name__} is an encoder-decoder, which writes a text from another; give a causal or masked "
-            "language model"
+            f"{type(model).__name__} has an encoder and a decoder, and what clpds trains and scores is one or the other"
         )
     wider = copy.deepcopy(config)
     set_vocabulary(wider, config.get_text_config().vocab_size + 1)
@@ -126,12 +125,7 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
         raise UserError(f"model type '{config.model_type}' has no causal or masked language model in transformers")
     prefer_masked = masked and not (causal and getattr(config, "is_decoder", False))
     mapping = (AutoModelForMaskedLM if prefer_masked else AutoModelForCausalLM)._model_mapping
-    found = mapping[type(config)]
-    if prefer_masked and getattr(config, "is_encoder_decoder", False):
-        raise UserError(
-            f"{found.__name__} has an encoder and a decoder, and what clpds trains and scores is one or the other"
-        )
-    return found
+    return mapping[type(config)]
 
 
 def language_config(config: PretrainedConfig) -> PretrainedConfig:

@@ -1,8 +1,10 @@
 """What the commands of the table would work with, were it not for the one thing that is wrong."""
 
 import json
+import shutil
 from pathlib import Path
 
+import pytest
 import yaml
 
 from clpds.data.prepare import prepare
@@ -16,6 +18,14 @@ TRAIN = {
     "global_batch": 4, "deepspeed": "cpu.json",
 }  # fmt: skip
 EVALUATION = {"loss": 3.0, "perplexity": 20.0, "bits_per_byte": 1.0, "tokenizer": "a", "text": "b"}
+
+
+def copy_of(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy that the test may damage, and in which it runs."""
+    copy = tmp_path / "here"
+    shutil.copytree(good, copy)
+    monkeypatch.chdir(copy)
+    return copy
 
 
 def write_good(folder: Path) -> None:

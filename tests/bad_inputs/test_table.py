@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from clpds.checkpoint import open_checkpoint
 from clpds.cli import VERBS
 from clpds.vocabulary.roles import special_ids
 from tests.bad_inputs import checkpoints, embeddings, folders, recipes, text, tokenizers, training
-from tests.bad_inputs.inputs import write_good
+from tests.bad_inputs.inputs import copy_of, write_good
 from tests.bad_inputs.row import Row
 from tests.test_cli import call
 from tests.tiny import save_model, tiny_model, tiny_tokenizer
@@ -36,9 +35,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy that the test may damage and in which it runs; alone, as a rank; a document of 2000 characters is long."""
-    copy = tmp_path / "here"
-    shutil.copytree(good, copy)
-    monkeypatch.chdir(copy)
+    copy = copy_of(good, tmp_path, monkeypatch)
     monkeypatch.setattr("clpds.data.read.DOCUMENT", 2000)
     for name, value in ALONE.items():
         monkeypatch.setenv(name, value)

@@ -1,14 +1,13 @@
 """A folder in which every verb that writes can run, and the command itself, in this process."""
 
 import shlex
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import deepspeed
 import pytest
 
-from tests.bad_inputs.inputs import write_good
+from tests.bad_inputs.inputs import copy_of, write_good
 from tests.test_cli import call
 
 Clpds = Callable[[str], tuple[object, str]]
@@ -26,9 +25,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(good, tmp_path / "here")
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
+    return copy_of(good, tmp_path, monkeypatch)
 
 
 @pytest.fixture
